@@ -1,0 +1,1 @@
+"""Attach lookup memories and mixtures of experts to Transformers models."""
