@@ -9,7 +9,7 @@ DEMO   ?= runs/demo
 
 BIN     := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY   := $(VENV)/.ready
-SOURCES := src tests $(wildcard benchmarks)
+SOURCES := $(wildcard src tests benchmarks)
 
 export PYTHONUNBUFFERED = 1
 
