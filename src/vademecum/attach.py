@@ -1,0 +1,138 @@
+"""Surgery: build memories for a host, put them on, take them off.
+
+``attach`` knows no kind by name: a kind says which parts it wants at which sites, and surgery wraps the few host
+modules those parts stand at. Everything is checked and built before the first module moves, so that an error leaves
+the host as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from torch import nn
+
+from vademecum import hosts
+from vademecum.memories import ROOT, Memories
+from vademecum.memory.base import Kind, Part, Shared, Site, chosen_layers
+from vademecum.record import Recording
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def memories(model: nn.Module) -> Memories:
+    """What is attached to ``model``; its ``repr`` is a table of kinds with parameters, bytes and FLOPs per token.
+
+    Raises:
+        ValueError: nothing is attached.
+    """
+    root = getattr(model, ROOT, None)
+    if not isinstance(root, Memories):
+        raise ValueError(f"this {type(model).__name__} has no memory; attach one with vm.attach(model, vm.MoVE()).")
+    return root
+
+
+def attach(model: Model, *kinds: Kind, host: hosts.Family | None = None) -> Model:
+    """Attach memories to a Transformers decoder, in place.
+
+    Args:
+        model: the host, with or without its language-model head.
+        kinds: configs such as ``vm.MoVE(slots=8)`` and ``vm.MoE(experts=8, top_k=2)``; any number, any mix.
+        host: names of the host's modules, for families that ``vademecum.hosts`` does not know.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        ValueError: an unknown host, a layer that does not exist, two kinds that both want to take the same module's
+            place, or a model that has memories already. The model is then unchanged.
+    """
+    if getattr(model, ROOT, None) is not None:
+        raise ValueError(
+            f"this {type(model).__name__} has memories already ({', '.join(memories(model).kinds)}); give attach all "
+            f"kinds in one call, or call vm.detach(model) first."
+        )
+    for kind in kinds:
+        if not isinstance(kind, Kind):
+            raise ValueError(
+                f"attach was given {kind!r}; expected a kind such as vm.MoVE(slots=8) (a config, not its class or name)."
+            )
+    found = hosts.find(model, host)
+    keyed = _keys(kinds)
+    shared: dict[str, Shared] = {}
+    parts: dict[tuple[int, str], dict[str, Part]] = {}
+    site = _site(found)
+    for key, kind in keyed.items():
+        built = kind.build(site, chosen_layers(kind.layers, found.shape.layers, type(kind).__name__))
+        if built.shared is not None:
+            shared[key] = built.shared
+        for layer, part in built.parts.items():
+            here = parts.setdefault((layer, part.site), {})
+            rival = next((name for name, other in here.items() if other.exclusive and part.exclusive), None)
+            if rival:
+                raise ValueError(
+                    f"{rival} and {key} both want to take the place of layer {layer}'s {part.site.replace('_', '-')}; "
+                    f"give them different layers, for instance layers=[{layer}] and the other layers."
+                )
+            here[key] = part
+    Memories(found, keyed, shared).place(parts)
+    return model
+
+
+def detach(model: Model) -> Model:
+    """Take all memories off again: the host's own modules stand where they stood, bit for bit.
+
+    Raises:
+        ValueError: nothing is attached.
+    """
+    memories(model).remove()
+    return model
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[Recording]:
+    """Within the block, every forward of ``model`` reports gates, expert load and auxiliary losses.
+
+    Yields:
+        A :class:`~vademecum.record.Recording` that fills as forwards run.
+    """
+    root, recording = memories(model), Recording()
+    root.recordings.append(recording)
+    try:
+        yield recording
+    finally:
+        root.recordings.remove(recording)
+
+
+@contextmanager
+def knocked_out(model: nn.Module) -> Iterator[None]:
+    """Within the block, memories that add to a stream contribute nothing; experts stay, since nothing is left else."""
+    root = memories(model)
+    before, root.muted = root.muted, True
+    try:
+        yield
+    finally:
+        root.muted = before
+
+
+def _keys(kinds: tuple[Kind, ...]) -> dict[str, Kind]:
+    """Kinds by name, numbered from the second of the same name on."""
+    keyed: dict[str, Kind] = {}
+    for kind in kinds:
+        count = sum(other.name == kind.name for other in keyed.values())
+        keyed[kind.name if not count else f"{kind.name}_{count + 1}"] = kind
+    return keyed
+
+
+def _site(host: hosts.Host) -> Site:
+    value = host.module(0, "value").weight
+    return Site(
+        shape=host.shape,
+        dtype=value.dtype,  # type: ignore[arg-type]
+        device=value.device,  # type: ignore[arg-type]
+        feed_forward={layer: host.module(layer, "feed_forward") for layer in range(host.shape.layers)},
+        names=host.family.names,
+        activation=str(getattr(host.config, host.family.activation)),
+        init_std=float(getattr(host.config, "initializer_range", 0.02)),
+    )

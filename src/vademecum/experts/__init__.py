@@ -1,0 +1,1 @@
+"""Routing, balance and expert compute."""

@@ -1,0 +1,104 @@
+"""The experts themselves: stacked feed-forward networks of the host's own form."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from vademecum.experts.router import Routes
+from vademecum.hosts import FeedForwardNames
+from vademecum.memory.base import Role
+from vademecum.ops.experts import run_experts
+
+
+def input_output(linear: nn.Module) -> Tensor:
+    """The weight of a linear map as ``[in, out]``, whether ``nn.Linear`` or Transformers' ``Conv1D``."""
+    weight: Tensor = linear.weight  # type: ignore[assignment]
+    return weight.t() if isinstance(linear, nn.Linear) else weight
+
+
+def host_width(feed_forward: nn.Module, names: FeedForwardNames) -> int:
+    """Hidden width of a dense host feed-forward."""
+    return input_output(feed_forward.get_submodule(names.down)).shape[0]
+
+
+class Experts(nn.Module):
+    """E feed-forward networks: ``down(act(gate(x)) * up(x))``, or ``down(act(up(x)))`` where the host's is ungated.
+
+    Attributes:
+        up: ``[E, d, f]`` (ungated) or ``[E, d, 2f]`` (gate and up side by side), role ``expert``.
+        down: ``[E, f, d]``.
+        up_bias, down_bias: ``[E, f or 2f]`` and ``[E, d]``, present where the host's linear maps have biases.
+    """
+
+    role: ClassVar[Role] = Role.EXPERT
+
+    def __init__(
+        self,
+        experts: int,
+        hidden: int,
+        width: int,
+        *,
+        gated: bool,
+        biased: bool,
+        activation: str,
+        std: float,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.experts, self.width, self.gated = experts, width, gated
+        self.act = ACT2FN[activation]
+        inner = 2 * width if gated else width
+
+        def drawn(fan_in: int, fan_out: int) -> nn.Parameter:
+            weight = torch.empty(experts, fan_in, fan_out, dtype=dtype, device=device)
+            return nn.Parameter(nn.init.normal_(weight, std=std))
+
+        def zeros(size: int) -> nn.Parameter | None:
+            return nn.Parameter(torch.zeros(experts, size, dtype=dtype, device=device)) if biased else None
+
+        self.up = drawn(hidden, inner)
+        self.down = drawn(width, hidden)
+        self.up_bias, self.down_bias = zeros(inner), zeros(hidden)
+
+    @torch.no_grad()
+    def copy(self, feed_forward: nn.Module, names: FeedForwardNames) -> None:
+        """Fill every expert with the host's own feed-forward (upcycling, arXiv:2212.05055)."""
+        ups = [names.gate, names.up] if names.gate else [names.up]
+        ups_modules = [feed_forward.get_submodule(name) for name in ups]
+        down = feed_forward.get_submodule(names.down)
+        self.up.copy_(torch.cat([input_output(m) for m in ups_modules], dim=-1))
+        self.down.copy_(input_output(down))
+        if self.up_bias is not None and self.down_bias is not None:
+            self.up_bias.copy_(torch.cat([m.bias for m in ups_modules]))  # type: ignore[misc]
+            self.down_bias.copy_(down.bias)  # type: ignore[arg-type]
+
+    def forward(self, hidden: Tensor, routes: Routes) -> Tensor:
+        """``[N, d]`` through each token's chosen experts, weighed and added: ``[N, d]``."""
+        # One unbind for all experts: its backward stacks once, where indexing would fill a whole table per expert.
+        ups, downs = self.up.unbind(0), self.down.unbind(0)
+
+        def apply(expert: int, x: Tensor) -> Tensor:
+            inner = x @ ups[expert]
+            if self.up_bias is not None:
+                inner = inner + self.up_bias[expert]
+            if self.gated:
+                gate, linear = inner.chunk(2, dim=-1)
+                inner = self.act(gate) * linear
+            else:
+                inner = self.act(inner)
+            out = inner @ downs[expert]
+            return out if self.down_bias is None else out + self.down_bias[expert]
+
+        return run_experts(hidden, routes.chosen, routes.weights, self.experts, apply)
+
+    def params_of_one(self) -> int:
+        """Parameters of a single expert."""
+        return sum(p.numel() for p in self.parameters()) // self.experts
+
+    def extra_repr(self) -> str:
+        return f"experts={self.experts}, width={self.width}, gated={self.gated}"

@@ -1,0 +1,68 @@
+"""One file per system. Kinds are discovered by walking this package: a new file is a new kind, and nothing else changes."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from vademecum.memory.base import Kind
+
+__all__ = ["all", "find", "from_dict", "parse"]
+
+
+def all() -> dict[str, type[Kind]]:  # noqa: A001 - read as kinds.all()
+    """Every kind by name, in the order of their names."""
+    found: dict[str, type[Kind]] = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if issubclass(cls, Kind) and not inspect.isabstract(cls) and cls.__module__ == module.__name__:
+                found[cls.name] = cls
+    return dict(sorted(found.items()))
+
+
+def find(name: str) -> type[Kind]:
+    """The kind called ``name``; an unknown name is an error that suggests the nearest."""
+    known = all()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"unknown kind {name!r}; known are {', '.join(known)}{hint}")
+    return known[name]
+
+
+def from_dict(data: Mapping[str, Any]) -> Kind:
+    """A kind from what ``Kind.to_dict`` gave."""
+    fields = dict(data)
+    return find(str(fields.pop("kind"))).of(fields)
+
+
+def parse(text: str) -> Kind:
+    """A kind from ``"name"`` or ``"name:setting=value,..."``, as the command line writes it.
+
+    Values are Python literals; a bare word is a string, ``every2`` a layer rule, and ``layers=0+3`` two layers.
+    """
+    name, _, settings = text.partition(":")
+    fields: dict[str, Any] = {}
+    for item in filter(None, settings.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} was given; expected name:setting=value,setting=value, such as move:slots=8.")
+        fields[key.strip()] = _value(key.strip(), value.strip())
+    return find(name.strip()).of(fields)
+
+
+def _value(key: str, text: str) -> Any:
+    if key == "layers":
+        if text.startswith("every"):
+            return {"every": int(text.removeprefix("every"))}
+        return text if text == "all" else [int(number) for number in text.split("+")]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

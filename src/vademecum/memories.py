@@ -1,0 +1,246 @@
+"""What is attached to a model, and how one frame travels through its forward.
+
+Three places are hooked. The model's pre-hook opens a frame; the base model's pre-hook fills it with addresses and what
+all layers share; each attention module's pre-hook takes it off the keywords and gives it to that layer's sites. The
+attention module, not the layer, is hooked because activation checkpointing recomputes a layer's ``forward`` without
+the layer's own hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from vademecum.hosts import Host
+from vademecum.lookup import IDS_KEYWORD, KEYWORD, Frame, Lookup
+from vademecum.memory.base import Cost, Kind, Part, Shared
+from vademecum.memory.sites import WRAPPERS, SiteWrapper
+from vademecum.record import Recording
+
+#: Name of the submodule under which an attached model holds what its layers share.
+ROOT = "vademecum"
+
+
+class Wires:
+    """Hook of one layer's attention module: takes the frame off the keywords and gives it to the layer's sites."""
+
+    def __init__(self, layer: int, sites: tuple[SiteWrapper, ...]) -> None:
+        self.layer, self.sites = layer, sites
+
+    def take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Pre-hook: the attention itself never sees the frame."""
+        frame = kwargs.pop(KEYWORD, None)
+        if frame is None and self.sites:
+            raise RuntimeError(
+                f"layer {self.layer} did not hand its keywords on to {type(module).__name__}, so its memory has no token "
+                f"ids to look up; this version of the host cannot carry a memory, use a newer transformers."
+            )
+        for site in self.sites:
+            site.frame = frame
+        return args, kwargs
+
+
+class Memories(nn.Module):
+    """Kinds, shared banks and wrapped sites of one model, held by it as its submodule ``vademecum``.
+
+    Attributes:
+        kinds: the attached configs by key (a kind's name, numbered when it is attached more than once).
+        shape: the numbers of the host.
+        shared: by key, what a kind owns once for all layers.
+        muted: whether value memories contribute nothing (``vademecum.attach.knocked_out``).
+        recordings: who is listening (``vm.record``).
+    """
+
+    def __init__(self, host: Host, kinds: Mapping[str, Kind], shared: Mapping[str, Shared]) -> None:
+        super().__init__()
+        self.kinds = dict(kinds)
+        self.shape = host.shape
+        self.shared = nn.ModuleDict(shared)
+        self.muted = False
+        self.recordings: list[Recording] = []
+        # A tuple hides the modules in it from nn.Module: a host is not part of its own memory.
+        self._host = (host,)
+        self._sites: tuple[tuple[str, int, SiteWrapper], ...] = ()
+        self._handles: list[Any] = []
+
+    @property
+    def host(self) -> Host:
+        """The host seen through its family's names."""
+        return self._host[0]
+
+    def sites(self) -> Iterator[tuple[str, int, SiteWrapper]]:
+        """``(site name, layer, wrapper)`` of every wrapped module."""
+        return iter(self._sites)
+
+    def parts(self) -> Iterator[tuple[str, int, Part]]:
+        """``(kind key, layer, part)`` of every part."""
+        for _, layer, wrapper in self._sites:
+            for name, part in wrapper.memory.items():
+                yield name, layer, cast(Part, part)
+
+    def named(self) -> dict[str, Part | Shared]:
+        """Every module of the memory under the name its tensors are saved by: ``move.shared``, ``move.layers.3``."""
+        modules: dict[str, Part | Shared] = {f"{key}.shared": cast(Shared, m) for key, m in self.shared.items()}
+        modules.update({part.key: part for _, _, part in self.parts()})
+        return modules
+
+    def cost(self, kind: str | None = None) -> Cost:
+        """Cost per token of one kind (by its key), or of all."""
+        total = Cost()
+        for name, module in self.named().items():
+            if kind is None or name.split(".", 1)[0] == kind:
+                total += module.cost()
+        return total
+
+    def __repr__(self) -> str:
+        rows = [("kind", "settings", "layers", "parameters", "active", "MB", "FLOPs/token")]
+        for key, kind in self.kinds.items():
+            cost = self.cost(key)
+            modules = [module for name, module in self.named().items() if name.split(".", 1)[0] == key]
+            size = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+            settings = {k: v for k, v in kind.to_dict().items() if k not in ("kind", "layers") and v is not None}
+            rows.append(
+                (
+                    key,
+                    ", ".join(f"{k}={v}" for k, v in settings.items()) or "-",
+                    ",".join(str(layer) for name, layer, _ in self.parts() if name == key) or "-",
+                    f"{cost.params:,}",
+                    f"{cost.active_params:,}",
+                    f"{size / 1e6:.2f}",
+                    f"{cost.flops_per_token:,}",
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        head = f"Memories of a {self.shape.family} host ({self.shape.layers} layers, hidden width {self.shape.hidden})"
+        return "\n".join([head, *lines])
+
+    def place(self, parts: Mapping[tuple[int, str], Mapping[str, Part]]) -> None:
+        """Put wrappers with ``parts`` (by layer and site, then by kind key) and the hooks in place."""
+        placed = []
+        for (layer, site), here in sorted(parts.items()):
+            wrapper = WRAPPERS[site](self.host, layer, here)
+            for name, part in here.items():
+                part.key = f"{name}.layers.{layer}"
+                wrapper.memory[name] = part
+            placed.append((site, layer, wrapper))
+        for site, layer, wrapper in placed:
+            self.host.layers[layer].set_submodule(self.host.path(site), wrapper)
+        self._sites = tuple(placed)
+        if placed:
+            self._hook()
+        self.host.model.add_module(ROOT, self)
+
+    def _hook(self) -> None:
+        model, base, handles = self.host.model, self.host.base, self._handles
+        if model is not base:
+            handles.append(model.register_forward_pre_hook(self.open_model, with_kwargs=True))
+            handles.append(model.register_forward_hook(self.close_model, with_kwargs=True))
+        handles.append(base.register_forward_pre_hook(self.open_base, with_kwargs=True))
+        handles.append(base.register_forward_hook(self.close_base, with_kwargs=True))
+        for layer in range(self.shape.layers):
+            wires = Wires(layer, tuple(wrapper for _, at, wrapper in self._sites if at == layer))
+            handles.append(self.host.attention(layer).register_forward_pre_hook(wires.take, with_kwargs=True))
+
+    def remove(self) -> None:
+        """Put the host's own modules back and take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        for site, layer, wrapper in self._sites:
+            self.host.layers[layer].set_submodule(self.host.path(site), wrapper.original())
+        delattr(self.host.model, ROOT)
+
+    def open_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Pre-hook of the model given to ``attach``: opens the frame that will collect this forward's losses."""
+        return args, {**kwargs, KEYWORD: Frame()}
+
+    def close_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Hook of the model given to ``attach``: auxiliary losses join the loss that the caller will see."""
+        frame: Frame = kwargs[KEYWORD]
+        if not frame.opened:
+            raise RuntimeError(
+                f"{type(module).__name__} did not hand its keywords on to its base model, so its memory was not read; "
+                f"attach to the base model, or use a newer transformers."
+            )
+        if not frame.losses:
+            return output
+        extra = torch.stack(list(frame.losses.values())).sum() * _share_of_batch(kwargs)
+        if isinstance(output, Mapping):
+            loss = output.get("loss")
+            if loss is not None:
+                output["loss"] = loss + extra.to(loss)  # type: ignore[index]
+        elif kwargs.get("labels") is not None:
+            output = (output[0] + extra.to(output[0]), *output[1:])
+        return output
+
+    def open_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Pre-hook of the base model: finds the addresses and reads what all layers share."""
+        _refuse_reentrant(module, self.host.layers)
+        kwargs = dict(kwargs)
+        frame: Frame = kwargs.pop(KEYWORD, None) or Frame()
+        frame.opened, frame.training, frame.muted = True, module.training, self.muted
+        frame.recording = bool(self.recordings)
+        given = kwargs.pop(IDS_KEYWORD, None)
+        ids = given if given is not None else kwargs.get("input_ids", args[0] if args else None)
+        if any(kind.addressed for kind in self.kinds.values()):
+            if ids is None:
+                raise ValueError(
+                    f"inputs_embeds was given without token ids, but the attached memory is looked up by id; pass the "
+                    f"ids the embeddings stand for as {IDS_KEYWORD}=, or pass input_ids instead."
+                )
+            frame.lookup = Lookup.of(ids)
+            for key, bank in self.shared.items():
+                frame.shared[key] = cast(Shared, bank).read(frame)
+        frame.mask = _real_tokens(kwargs.get("attention_mask"), ids, kwargs.get("inputs_embeds"))
+        for _, _, part in self.parts():
+            state = part.snapshot()
+            if state is not None:
+                frame.state[part.key] = state
+        kwargs[KEYWORD] = frame
+        return args, kwargs
+
+    def close_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Hook of the base model: buffers learn from a training forward, listeners take what it reported."""
+        frame: Frame = kwargs[KEYWORD]
+        if frame.training and torch.is_grad_enabled():
+            for _, _, part in self.parts():
+                part.settle(frame)
+        for recording in self.recordings:
+            recording.take(frame)
+
+
+def _share_of_batch(kwargs: Mapping[str, Any]) -> float | Tensor:
+    """How much of an accumulated batch this forward is.
+
+    A caller that passes ``num_items_in_batch`` (Transformers' Trainer) sums token losses over micro-batches and divides
+    by that number; the auxiliary losses are means, so each micro-batch may add only its share of them.
+    """
+    items, labels = kwargs.get("num_items_in_batch"), kwargs.get("labels")
+    if items is None or labels is None:
+        return 1.0
+    share: Tensor = (labels[..., 1:] != -100).sum() / items
+    return share
+
+
+def _real_tokens(mask: Any, ids: Tensor | None, embeds: Tensor | None) -> Tensor | None:
+    """``[B*T]`` True where a token of this forward is not padding, from a two-dimensional attention mask."""
+    source = ids if ids is not None else embeds
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or source is None:
+        return None
+    return mask[:, -source.shape[1] :].bool().reshape(-1)
+
+
+def _refuse_reentrant(base: nn.Module, layers: tuple[nn.Module, ...]) -> None:
+    """Re-entrant checkpointing drops gradients that enter through keywords, and the memory's rows enter that way."""
+    first = layers[0]
+    if not (base.training and torch.is_grad_enabled() and getattr(first, "gradient_checkpointing", False)):
+        return
+    settings = getattr(getattr(first, "_gradient_checkpointing_func", None), "keywords", {})
+    if settings.get("use_reentrant", False):
+        raise ValueError(
+            "activation checkpointing was enabled with use_reentrant=True, which would drop the memory's gradients; "
+            "enable it with gradient_checkpointing_kwargs={'use_reentrant': False}."
+        )

@@ -1,0 +1,1 @@
+"""The seams: address, bank, mix and site. Leaves live one to a file; kinds compose them."""

@@ -1,0 +1,234 @@
+"""What every kind of memory is made of: a frozen config, parts at sites, roles and costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from vademecum.hosts import FeedForwardNames, HostShape
+from vademecum.lookup import Frame
+
+
+class Role(StrEnum):
+    """What a parameter is to the optimizer."""
+
+    HOST = "host"
+    ROUTER = "router"
+    EXPERT = "expert"
+    BANK = "bank"
+
+
+@dataclass(frozen=True)
+class Every:
+    """Every ``step``-th layer, counted back from the last one so that the last layer is always among them."""
+
+    step: int
+
+    def __post_init__(self) -> None:
+        if self.step < 1:
+            raise ValueError(f"every({self.step}) was given; expected a step of 1 or more, such as every(2).")
+
+
+Layers = str | tuple[int, ...] | Every
+
+
+def every(step: int) -> Every:
+    """Rule for ``layers=``: every ``step``-th layer, the last one included."""
+    return Every(step)
+
+
+def chosen_layers(layers: Layers, count: int, kind: str) -> tuple[int, ...]:
+    """Layer numbers that a rule picks from a host with ``count`` layers; negative numbers count from the end."""
+    if isinstance(layers, Every):
+        return tuple(i for i in range(count) if (count - 1 - i) % layers.step == 0)
+    if layers == "all":
+        return tuple(range(count))
+    if isinstance(layers, str) or not layers:
+        raise ValueError(
+            f"{kind}(layers={layers!r}) was given; expected 'all', a list of layer numbers or every(n), "
+            f"for instance layers=[0, {count - 1}]."
+        )
+    wrong = [i for i in layers if not -count <= i < count]
+    if wrong:
+        raise ValueError(
+            f"{kind}(layers={list(layers)}) names layer {wrong[0]}, but the host has layers 0 to {count - 1}; "
+            f"leave it out or write layers='all'."
+        )
+    return tuple(sorted({i % count for i in layers}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a memory costs.
+
+    Attributes:
+        params: all parameters.
+        active_params: parameters a token's forward can touch (rows read, experts chosen; everything else whole).
+        flops_per_token: floating-point operations of its matrix products, forward, 2 per multiply-add.
+        bytes_per_token: bytes of parameters that must be read for one token alone.
+    """
+
+    params: int = 0
+    active_params: int = 0
+    flops_per_token: int = 0
+    bytes_per_token: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        mine, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
+        return Cost(**{f.name: a + b for f, a, b in zip(dataclasses.fields(Cost), mine, theirs, strict=True)})
+
+
+def dense_cost(module: nn.Module, flops: int = 0) -> Cost:
+    """Cost of a module whose every parameter is used for every token."""
+    params = sum(p.numel() for p in module.parameters())
+    size = sum(p.numel() * p.element_size() for p in module.parameters())
+    return Cost(params=params, active_params=params, flops_per_token=flops, bytes_per_token=size)
+
+
+class Part(nn.Module, ABC):
+    """One layer's piece of a memory, standing at one site of the host.
+
+    Attributes:
+        site: which of the host's streams it acts on.
+        exclusive: whether it takes the host module's place, so that no other part may stand at the same site.
+        key: its name in the attached model, such as ``move.layers.3``; given by ``attach``.
+    """
+
+    site: ClassVar[str]
+    exclusive: ClassVar[bool] = False
+    key: str = ""
+
+    @abstractmethod
+    def cost(self) -> Cost:
+        """Its cost per token."""
+
+    def snapshot(self) -> Tensor | None:
+        """Buffers that must not change between a forward and its recompute, or None."""
+        return None
+
+    def settle(self, frame: Frame) -> None:  # noqa: B027 - most parts have nothing to settle
+        """Called once after a training forward, outside the layers: the place to update buffers."""
+
+
+class ValuePart(Part):
+    """Changes the value stream (MLA: the latent) of one layer."""
+
+    site = "value"
+
+    @abstractmethod
+    def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
+        """New value ``[..., H, D]`` from the host's value and the projection's input ``[..., d]``."""
+
+
+class FeedForwardPart(Part):
+    """Takes the place of one layer's feed-forward, or adds to it."""
+
+    site = "feed_forward"
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, frame: Frame) -> Tensor:
+        """Update ``[..., d]`` from the feed-forward's input ``[..., d]``."""
+
+
+class Shared(nn.Module, ABC):
+    """What a kind owns once for all layers: read once per forward."""
+
+    @abstractmethod
+    def read(self, frame: Frame) -> Tensor:
+        """The rows ``[U, ...]`` of this forward."""
+
+    @abstractmethod
+    def cost(self) -> Cost:
+        """Its cost per token, apart from the parts'."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kind made for one host: its parts by layer, and what they share."""
+
+    parts: Mapping[int, Part]
+    shared: Shared | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What a kind may know of the host while it builds: numbers, and the modules it stands at."""
+
+    shape: HostShape
+    dtype: torch.dtype
+    device: torch.device
+    feed_forward: Mapping[int, nn.Module]
+    names: FeedForwardNames
+    activation: str
+    init_std: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(ABC):
+    """A system of the field as data: one frozen config that can be built for any host.
+
+    Attributes:
+        layers: which layers get a part.
+    """
+
+    layers: Layers = "all"
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    addressed: ClassVar[bool] = True
+    """Whether its rows are found by token ids."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
+            object.__setattr__(self, "layers", tuple(self.layers))
+
+    @abstractmethod
+    def build(self, site: Site, layers: tuple[int, ...]) -> Built:
+        """Make the modules for ``layers`` of a host."""
+
+    @classmethod
+    @abstractmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Tiny configurations that the contract tests run."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: ``{"kind": name, ...fields}``."""
+        data: dict[str, Any] = {"kind": self.name}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Every):
+                value = {"every": value.step}
+            data[f.name] = list(value) if isinstance(value, tuple) else value
+        return data
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """Make a config from plain data, with a suggestion where a field is unknown."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = dict(fields)
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                raise ValueError(f"{cls.name} has no setting {name!r}; it has {', '.join(sorted(known))}{hint}")
+        layers = values.get("layers", "all")
+        if isinstance(layers, Mapping):
+            values["layers"] = Every(int(layers["every"]))
+        elif isinstance(layers, list):
+            values["layers"] = tuple(layers)
+        return cls(**values)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``ValueError(message)`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,46 @@
+"""How much of each slot: sigmoid gates per head, read from the hidden state."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vademecum.memory.base import Cost, Role, dense_cost
+
+
+class Gates(nn.Module):
+    """``g = 2 sigmoid(W x)``: independent gates in (0, 2), all 1 where W is zero (MoVE, arXiv:2601.22887).
+
+    Attributes:
+        weight: ``[H*G, width]`` where G is the number of gates per head; role ``router``.
+        width: how many leading channels of the hidden state the gates read.
+    """
+
+    role: ClassVar[Role] = Role.ROUTER
+
+    def __init__(
+        self, width: int, heads: int, gates: int, *, std: float, quiet: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Make gates whose first ``quiet`` ones per head start at exactly 1, the others at random with ``std``."""
+        super().__init__()
+        self.width, self.heads, self.gates = width, heads, gates
+        weight = torch.empty(heads, gates, width, dtype=dtype, device=device)
+        nn.init.normal_(weight, std=std)
+        weight[:, :quiet] = 0.0
+        self.weight = nn.Parameter(weight.view(heads * gates, width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Gates ``[..., H, G]`` from ``hidden`` ``[..., d]``."""
+        return 2.0 * torch.sigmoid(F.linear(hidden[..., : self.width], self.weight)).unflatten(
+            -1, (self.heads, self.gates)
+        )
+
+    def cost(self) -> Cost:
+        """One small matrix product."""
+        return dense_cost(self, flops=2 * self.weight.numel())
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, heads={self.heads}, gates={self.gates}"

@@ -1,0 +1,65 @@
+"""Rows into an update of the value stream: the parts that stand at the value site."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vademecum.lookup import Frame
+from vademecum.memory.bank import Bank
+from vademecum.memory.base import Cost, ValuePart
+from vademecum.memory.gates import Gates
+from vademecum.ops.mix import mix_slots
+
+
+def mixed(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
+    """Sum of a token's slots ``[U, M, H, D]`` weighed by ``gates`` ``[N, H, M]``: ``[N, H, D]``."""
+    lookup = frame.addresses()
+    return mix_slots(gates, rows, lookup.inverse, lookup.bags(rows.shape[1], rows.shape[2]))
+
+
+class SharedMix(ValuePart):
+    """``v' = g_0 v + scale * sum_m g_m E[id, m]`` over a bank that all layers share (MoVE)."""
+
+    def __init__(self, kind: str, gates: Gates, slots: int, dim: int, scale: float) -> None:
+        super().__init__()
+        self.kind, self.slots, self.dim, self.scale = kind, slots, dim, scale
+        self.gate = gates
+
+    def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
+        if frame.muted:
+            return value
+        gates = self.gate(hidden).flatten(0, -3)
+        if frame.recording:
+            frame.stats[self.key] = {"gates": gates.detach()}
+        update = mixed(frame.shared[self.kind], self.scale * gates[..., 1:], frame)
+        base = gates[..., 0].view(*value.shape[:-1], 1).to(value.dtype)
+        return base * value + update.view_as(value).to(value.dtype)
+
+    def cost(self) -> Cost:
+        return self.gate.cost() + Cost(flops_per_token=2 * self.slots * self.gate.heads * self.dim)
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind}, slots={self.slots}, scale={self.scale:g}"
+
+
+class OwnTable(ValuePart):
+    """``v' = v + g E_l[id]`` with a table of the layer's own (layer-wise value embeddings)."""
+
+    def __init__(self, bank: Bank, gates: Gates) -> None:
+        super().__init__()
+        self.bank = bank
+        self.gate = gates
+
+    def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
+        if frame.muted:
+            return value
+        gates = self.gate(hidden).flatten(0, -3)
+        if frame.recording:
+            frame.stats[self.key] = {"gates": torch.cat([torch.ones_like(gates), gates], dim=-1).detach()}
+        update = mixed(self.bank.read(frame), gates, frame)
+        return value + update.view_as(value).to(value.dtype)
+
+    def cost(self) -> Cost:
+        flops = 2 * self.bank.slots * self.bank.heads * self.bank.dim
+        return self.bank.cost() + self.gate.cost() + Cost(flops_per_token=flops)

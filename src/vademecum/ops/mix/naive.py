@@ -1,0 +1,20 @@
+"""The specification of the mix: gather each token's slots, weigh them, add them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mix_slots(gates: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
+    """``out[n,h,:] = sum_m gates[n,h,m] * rows[inverse[n], m, h, :]``.
+
+    Args:
+        gates: ``[N, H, M]``.
+        rows: ``[U, M, H, D]``.
+        inverse: ``[N]`` index into the U rows.
+
+    Returns:
+        ``[N, H, D]``.
+    """
+    return torch.einsum("nhm,nmhd->nhd", gates, rows[inverse])

@@ -1,0 +1,61 @@
+"""Which optimizer group a parameter belongs to: facts of the module that owns it, keyed by qualified name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from vademecum.attach import memories
+from vademecum.memory.base import Role
+
+#: Step of each role relative to the host's, before a module's own ``lr_scale`` (see docs/log.md for how it was found).
+LR_RATIO = {Role.HOST: 1.0, Role.ROUTER: 1.0, Role.EXPERT: 1.0, Role.BANK: 20.0}
+
+
+def param_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    """Optimizer groups of an attached model's trainable parameters, by role.
+
+    The bank's step is ``lr * 20 / slots``: table rows are read rarely and want large steps, and M slots that move
+    together would otherwise move the value M times as far. Matrices of the host and the experts decay; vectors,
+    routers and banks do not.
+
+    Args:
+        model: a model with memories.
+        lr: the host's learning rate.
+        weight_decay: of host and expert matrices.
+
+    Returns:
+        Dicts with ``params``, ``lr``, ``weight_decay``, ``role`` and ``names`` (qualified, in the order of ``params``),
+        ready for any ``torch.optim`` optimizer; every trainable parameter is in exactly one.
+
+    Raises:
+        ValueError: nothing is attached, or nothing is trainable.
+    """
+    owners = {id(p): m for root in memories(model).named().values() for m in root.modules() for p in m.parameters(False)}
+    groups: dict[tuple[Role, float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        owner = owners.get(id(parameter))
+        role = Role.HOST if owner is None else _role_of(owner, name)
+        step = lr * LR_RATIO[role] * float(getattr(owner, "lr_scale", 1.0))
+        decays = role in (Role.HOST, Role.EXPERT) and parameter.dim() >= 2
+        decay = weight_decay if decays and not name.endswith("_bias") else 0.0
+        group = groups.setdefault(
+            (role, step, decay), {"params": [], "lr": step, "weight_decay": decay, "role": str(role), "names": []}
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if not groups:
+        raise ValueError("no parameter of the model is trainable; set requires_grad_(True) on the memory or the host.")
+    return list(groups.values())
+
+
+def _role_of(owner: nn.Module, name: str) -> Role:
+    role = getattr(owner, "role", None)
+    if not isinstance(role, Role):
+        raise ValueError(
+            f"{type(owner).__name__}, which owns {name}, says no optimizer role; give the class role: ClassVar[Role]."
+        )
+    return role
