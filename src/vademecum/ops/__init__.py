@@ -29,6 +29,6 @@ def backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def naive() -> bool:
+def specified() -> bool:
     """Whether the specification was asked for. Inside a compiled graph always False: the graph is the fast path."""
     return not torch.compiler.is_compiling() and _chosen.get() == "naive"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vademecum.ops import naive
+from vademecum.ops import specified
 from vademecum.ops.experts import cpu
 from vademecum.ops.experts import naive as specification
 
@@ -30,5 +30,5 @@ def run_experts(
     Returns:
         ``[N, d]`` in the dtype of ``hidden``.
     """
-    run = specification.run_experts if naive() else cpu.run_experts
+    run = specification.run_experts if specified() else cpu.run_experts
     return run(hidden, chosen, weights, experts, apply)

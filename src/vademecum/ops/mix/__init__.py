@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vademecum.ops import naive
+from vademecum.ops import specified
 from vademecum.ops.mix import cpu
 from vademecum.ops.mix import naive as specification
 
@@ -12,7 +12,7 @@ __all__ = ["mix_slots"]
 
 
 def mix_slots(gates: Tensor, rows: Tensor, inverse: Tensor, bags: Tensor) -> Tensor:
-    """``out[n,h,:] = sum_m gates[n,h,m] * rows[inverse[n], m, h, :]`` (MoVE, arXiv:2601.22887; see DESIGN in docs).
+    """``out[n,h,:] = sum_m gates[n,h,m] * rows[inverse[n], m, h, :]`` (MoVE, arXiv:2601.22887).
 
     Args:
         gates: ``[N, H, M]`` weights; cast to the dtype of ``rows``.
@@ -24,6 +24,6 @@ def mix_slots(gates: Tensor, rows: Tensor, inverse: Tensor, bags: Tensor) -> Ten
         ``[N, H, D]`` in the dtype of ``rows``.
     """
     gates = gates.to(rows.dtype)
-    if naive():
+    if specified():
         return specification.mix_slots(gates, rows, inverse)
     return cpu.mix_slots(gates, rows, bags)

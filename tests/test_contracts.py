@@ -1,0 +1,300 @@
+"""What every kind must keep on every host: one file, run over all discovered kinds and all families."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import StaticCache
+
+import vademecum as vm
+from tests import tiny
+from vademecum.memory.base import Kind
+from vademecum.state import host_state_dict, memory_state_dict
+
+KINDS = vm.kinds.all()
+EXAMPLES = [example for kind in KINDS.values() for example in kind.examples()]
+
+
+def _fits(kind: Kind, host: str) -> bool:
+    return not (kind.name == "moe" and host in tiny.SPARSE)
+
+
+CASES = [
+    pytest.param(host, kinds, id=f"{host}-{'+'.join(kind.name for kind in kinds)}{number}")
+    for host in tiny.HOSTS
+    for number, kinds in enumerate(
+        [(example,) for example in EXAMPLES if host == "qwen3" or example == type(example).examples()[0]]
+        + [tuple(cls.examples()[0] for cls in KINDS.values())]
+    )
+    if all(_fits(kind, host) for kind in kinds)
+]
+every_case = pytest.mark.parametrize(("name", "kinds"), CASES)
+
+
+def attached(name: str, kinds: tuple[Kind, ...], *, shaken: bool = True) -> torch.nn.Module:
+    model = tiny.host(name)
+    vm.attach(model, *kinds)
+    if shaken:
+        tiny.shake(model)
+    return model
+
+
+def logits(model: torch.nn.Module, ids: torch.Tensor, **kwargs: object) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=ids, **kwargs).logits
+
+
+@every_case
+def test_attaching_value_memories_leaves_logits_bitwise_equal(name: str, kinds: tuple[Kind, ...]) -> None:
+    model = tiny.host(name)
+    before = logits(model, tiny.ids())
+    vm.attach(model, *kinds)
+    promised = all(kind.name != "moe" and getattr(kind, "bank_std", 0.0) == 0.0 for kind in kinds)
+    assert torch.equal(before, logits(model, tiny.ids())) == promised
+
+
+@every_case
+def test_detaching_after_training_gives_the_frozen_host_back(name: str, kinds: tuple[Kind, ...]) -> None:
+    model = tiny.host(name)
+    before, weights = logits(model, tiny.ids()), copy.deepcopy(model.state_dict())
+    names = [name for name, _ in model.named_modules()]
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    vm.attach(model, *kinds)
+    if any(p.requires_grad for p in model.parameters()):
+        optimizer = torch.optim.AdamW(vm.param_groups(model, lr=1e-2))
+        for step in range(2):
+            model(input_ids=tiny.ids(seed=step), labels=tiny.ids(seed=step)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert not torch.equal(before, logits(model, tiny.ids()))
+    vm.detach(model)
+    assert torch.equal(before, logits(model, tiny.ids()))
+    assert [name for name, _ in model.named_modules()] == names
+    assert all(torch.equal(weights[key], tensor) for key, tensor in model.state_dict().items())
+
+
+@every_case
+def test_later_tokens_do_not_change_earlier_outputs(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, ids = attached(name, kinds), tiny.ids()
+    changed = ids.clone()
+    changed[:, 6] = (changed[:, 6] % (tiny.VOCABULARY - 1)) + 1
+    before, after = logits(model, ids), logits(model, changed)
+    torch.testing.assert_close(before[:, :6], after[:, :6], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(before[:, 6:], after[:, 6:], rtol=1e-3, atol=1e-3)
+
+
+@every_case
+def test_decoding_token_by_token_equals_one_pass(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, ids = attached(name, kinds), tiny.ids()
+    whole, cache, steps = logits(model, ids), None, []
+    with torch.no_grad():
+        for t in range(ids.shape[1]):
+            out = model(input_ids=ids[:, t : t + 1], past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            steps.append(out.logits)
+    torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-4, atol=1e-4)
+
+
+@every_case
+def test_beams_and_greedy_search_with_a_cache_equal_those_without(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, ids = attached(name, kinds), tiny.ids(length=4)
+    for beams in (1, 3):
+        settings = {"max_new_tokens": 5, "num_beams": beams, "do_sample": False, "pad_token_id": 0}
+        cached = model.generate(input_ids=ids, use_cache=True, **settings)
+        assert torch.equal(cached, model.generate(input_ids=ids, use_cache=False, **settings))
+
+
+@every_case
+def test_a_static_cache_equals_one_pass(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, ids = attached(name, kinds), tiny.ids()
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    with torch.no_grad():
+        first = model(input_ids=ids[:, :6], past_key_values=cache, use_cache=True).logits
+        rest = [
+            model(
+                input_ids=ids[:, t : t + 1],
+                past_key_values=cache,
+                use_cache=True,
+                position_ids=torch.tensor([[t]]).expand(ids.shape[0], 1),
+            ).logits
+            for t in range(6, ids.shape[1])
+        ]
+    torch.testing.assert_close(torch.cat([first, *rest], 1), logits(model, ids), rtol=1e-4, atol=1e-4)
+
+
+@every_case
+def test_left_padded_rows_equal_the_rows_run_alone(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, long, short = attached(name, kinds), tiny.ids(1, 9, seed=3), tiny.ids(1, 5, seed=4)
+    padded = torch.cat([torch.zeros(1, 4, dtype=torch.long), short], 1)
+    mask = torch.ones(2, 9, dtype=torch.long)
+    mask[1, :4] = 0
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    both = logits(model, torch.cat([long, padded]), attention_mask=mask, position_ids=positions)
+    torch.testing.assert_close(both[:1], logits(model, long), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both[1:, 4:], logits(model, short), rtol=1e-4, atol=1e-4)
+
+
+@every_case
+def test_checkpointed_gradients_equal_plain_ones_with_two_forwards_before_one_backward(
+    name: str, kinds: tuple[Kind, ...]
+) -> None:
+    """A hook outside the recompute would make the second forward's rows answer for the first one's gradients."""
+
+    def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
+        model = attached(name, kinds).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        losses = [model(input_ids=tiny.ids(seed=s), labels=tiny.ids(seed=s)).loss for s in (5, 6)]
+        sum(losses).backward()
+        return {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+
+    plain, recomputed = gradients(False), gradients(True)
+    assert plain.keys() == recomputed.keys()
+    for key, gradient in plain.items():
+        torch.testing.assert_close(recomputed[key], gradient, rtol=1e-5, atol=1e-6, msg=key)
+
+
+@every_case
+def test_every_parameter_gets_a_gradient_within_three_steps(name: str, kinds: tuple[Kind, ...]) -> None:
+    model = attached(name, kinds, shaken=False).train()
+    parameters = [p for module in vm.memories(model).named().values() for p in module.parameters()]
+    reached: set[int] = set()
+    if parameters:
+        optimizer = torch.optim.AdamW(vm.param_groups(model, lr=1e-2))
+    for step in range(3):
+        ids = tiny.ids(batch=6, length=20, seed=step)
+        model(input_ids=ids, labels=ids).loss.backward()
+        for parameter in parameters:
+            assert parameter.grad is not None and parameter.grad.isfinite().all()
+            if parameter.grad.abs().sum() > 0:
+                reached.add(id(parameter))
+        if parameters:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert reached == {id(p) for p in parameters}
+
+
+@every_case
+def test_every_row_that_was_read_gets_a_gradient_and_no_other(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, ids = attached(name, kinds).train(), tiny.ids()
+    model(input_ids=ids, labels=ids).loss.backward()
+    read = torch.zeros(tiny.VOCABULARY, dtype=torch.bool)
+    read[ids[:, :-1].unique()] = True
+    last_only = set(ids[:, -1].tolist()) - set(ids[:, :-1].unique().tolist())
+    for module in vm.memories(model).modules():
+        if isinstance(module, vm.memory.bank.Bank):
+            touched = module.weight.grad.flatten(1).abs().sum(1) > 0
+            touched[list(last_only)] = False
+            assert torch.equal(touched, read)
+
+
+@every_case
+def test_saving_and_loading_onto_a_fresh_host_is_exact(name: str, kinds: tuple[Kind, ...], tmp_path) -> None:
+    model, ids = attached(name, kinds), tiny.ids()
+    vm.save(model, tmp_path / "memory")
+    other = vm.load(tiny.host(name), tmp_path / "memory")
+    assert torch.equal(logits(model, ids), logits(other, ids))
+    assert {p.suffix for p in (tmp_path / "memory").iterdir()} <= {".json", ".safetensors"}
+    mine, theirs = memory_state_dict(model), memory_state_dict(other)
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+@every_case
+def test_the_hosts_own_tensors_keep_their_own_names(name: str, kinds: tuple[Kind, ...]) -> None:
+    bare = {key for key, p in tiny.host(name).state_dict().items()}
+    tied = {"lm_head.weight"}
+    assert bare - tied <= host_state_dict(attached(name, kinds)).keys() <= bare
+
+
+@every_case
+def test_declared_parameters_and_flops_are_the_counted_ones(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, ids = tiny.host(name), tiny.ids(4, 16)
+
+    def flops() -> float:
+        counter = FlopCounterMode(display=False)
+        with vm.ops.backend("naive"), counter, torch.no_grad():
+            model(input_ids=ids)
+        return counter.get_total_flops() / ids.numel()
+
+    bare, params = flops(), sum(p.numel() for p in model.parameters())
+    vm.attach(model, *kinds)
+    replaced = sum(
+        p.numel() for _, _, w in vm.memories(model).sites() if w.original() is not w.host for p in w.original().parameters()
+    )
+    cost = vm.memories(model).cost()
+    assert sum(p.numel() for p in model.parameters()) == params - replaced + cost.params
+    replaced_flops = sum(
+        2 * p.numel()
+        for _, _, w in vm.memories(model).sites()
+        if w.original() is not w.host
+        for p in w.original().parameters()
+        if p.dim() == 2
+    )
+    declared, counted = cost.flops_per_token, flops() - bare + replaced_flops
+    assert abs(declared - counted) <= 0.02 * counted
+
+
+@every_case
+def test_writing_a_row_changes_only_inputs_that_address_it(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, row = attached(name, kinds), 7
+    banks = [m for m in vm.memories(model).modules() if isinstance(m, vm.memory.bank.Bank)]
+    without = tiny.ids(2, 12, seed=8)
+    without[without == row] = row + 1
+    having = without.clone()
+    having[:, 3] = row
+    before, touched = logits(model, without), logits(model, having)
+    kept = [bank.weight[row].clone() for bank in banks]
+    with torch.no_grad():
+        for bank in banks:
+            bank.weight[row] += 1.0
+    assert torch.equal(logits(model, without), before)
+    # Tokens before the row's own stay as they were; experts group tokens of a batch, so their rounding may differ.
+    torch.testing.assert_close(logits(model, having)[:, :3], touched[:, :3], rtol=1e-5, atol=1e-5)
+    assert torch.equal(logits(model, having), touched) == (not banks)
+    with torch.no_grad():
+        for bank, old in zip(banks, kept, strict=True):
+            bank.weight[row] = old
+    assert torch.equal(logits(model, having), touched)
+
+
+@every_case
+def test_bf16_autocast_runs_and_stays_close(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, ids = attached(name, kinds).train(), tiny.ids()
+    plain = model(input_ids=ids, labels=ids).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    torch.testing.assert_close(loss.float(), plain.float(), rtol=0.05, atol=0.05)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@every_case
+def test_fast_ops_equal_the_specification_with_all_gradients(name: str, kinds: tuple[Kind, ...]) -> None:
+    def run(backend: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model = attached(name, kinds).train()
+        with vm.ops.backend(backend):
+            loss = model(input_ids=tiny.ids(), labels=tiny.ids()).loss
+            loss.backward()
+        return loss.detach(), {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+
+    (fast, fast_grads), (slow, slow_grads) = run("fast"), run("naive")
+    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
+    assert fast_grads.keys() == slow_grads.keys()
+    for key, gradient in slow_grads.items():
+        torch.testing.assert_close(fast_grads[key], gradient, rtol=1e-4, atol=1e-5, msg=key)
+
+
+@every_case
+def test_a_deep_copy_is_attached_on_its_own(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, ids = attached(name, kinds), tiny.ids()
+    before, twin = logits(model, ids), copy.deepcopy(model)
+    tiny.shake(twin, seed=9)
+    assert torch.equal(logits(model, ids), before)
+    if any(True for _ in twin.vademecum.parts()):
+        assert not torch.equal(logits(twin, ids), before)
+    vm.detach(twin)
+    assert torch.equal(logits(twin, ids), logits(tiny.host(name), ids))
