@@ -169,7 +169,8 @@ def test_every_parameter_gets_a_gradient_within_three_steps(name: str, kinds: tu
         ids = tiny.ids(batch=6, length=20, seed=step)
         model(input_ids=ids, labels=ids).loss.backward()
         for parameter in parameters:
-            assert parameter.grad is not None and parameter.grad.isfinite().all()
+            assert parameter.grad is not None
+            assert parameter.grad.isfinite().all()
             if parameter.grad.abs().sum() > 0:
                 reached.add(id(parameter))
         if parameters:
@@ -200,7 +201,8 @@ def test_saving_and_loading_onto_a_fresh_host_is_exact(name: str, kinds: tuple[K
     assert torch.equal(logits(model, ids), logits(other, ids))
     assert {p.suffix for p in (tmp_path / "memory").iterdir()} <= {".json", ".safetensors"}
     mine, theirs = memory_state_dict(model), memory_state_dict(other)
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
 @every_case
@@ -223,7 +225,10 @@ def test_declared_parameters_and_flops_are_the_counted_ones(name: str, kinds: tu
     bare, params = flops(), sum(p.numel() for p in model.parameters())
     vm.attach(model, *kinds)
     replaced = sum(
-        p.numel() for _, _, w in vm.memories(model).sites() if w.original() is not w.host for p in w.original().parameters()
+        p.numel()
+        for _, _, w in vm.memories(model).sites()
+        if w.original() is not w.host
+        for p in w.original().parameters()
     )
     cost = vm.memories(model).cost()
     assert sum(p.numel() for p in model.parameters()) == params - replaced + cost.params

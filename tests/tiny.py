@@ -72,9 +72,7 @@ HOSTS: Mapping[str, Callable[[], tf.PreTrainedModel]] = {
     "phi3": lambda: tf.Phi3ForCausalLM(
         tf.Phi3Config(**{k: v for k, v in LLAMA.items() if k != "head_dim"}, original_max_position_embeddings=64)
     ),
-    "mixtral": lambda: tf.MixtralForCausalLM(
-        tf.MixtralConfig(**LLAMA, num_local_experts=3, num_experts_per_tok=2)
-    ),
+    "mixtral": lambda: tf.MixtralForCausalLM(tf.MixtralConfig(**LLAMA, num_local_experts=3, num_experts_per_tok=2)),
     "olmoe": lambda: tf.OlmoeForCausalLM(
         tf.OlmoeConfig(**{k: v for k, v in LLAMA.items() if k != "head_dim"}, num_experts=3, num_experts_per_tok=2)
     ),

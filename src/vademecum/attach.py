@@ -56,7 +56,7 @@ def attach(model: Model, *kinds: Kind, host: hosts.Family | None = None) -> Mode
     for kind in kinds:
         if not isinstance(kind, Kind):
             raise ValueError(
-                f"attach was given {kind!r}; expected a kind such as vm.MoVE(slots=8) (a config, not its class or name)."
+                f"attach was given {kind!r}; expected a kind such as vm.MoVE(slots=8), not its class or name."
             )
     found = hosts.find(model, host)
     keyed = _keys(kinds)

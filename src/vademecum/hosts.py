@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class Whole(ValueSlice):
         return heads, width // heads
 
     def split(self, out: Tensor, heads: int, dim: int) -> Tensor:
-        return out.unflatten(-1, (heads, dim))
+        return out.view(*out.shape[:-1], heads, dim)
 
     def join(self, out: Tensor, value: Tensor) -> Tensor:
         return value.flatten(-2)
@@ -65,7 +65,7 @@ class Tail(ValueSlice):
         return heads, width // (int(config.num_attention_heads) + 2 * heads)
 
     def split(self, out: Tensor, heads: int, dim: int) -> Tensor:
-        return out[..., -heads * dim :].unflatten(-1, (heads, dim))
+        return out[..., -heads * dim :].view(*out.shape[:-1], heads, dim)
 
     def join(self, out: Tensor, value: Tensor) -> Tensor:
         value = value.flatten(-2)
@@ -81,11 +81,11 @@ class Interleaved(ValueSlice):
         return heads, width // (3 * heads)
 
     def split(self, out: Tensor, heads: int, dim: int) -> Tensor:
-        return out.unflatten(-1, (heads, 3, dim))[..., 2, :]
+        return out.view(*out.shape[:-1], heads, 3, dim)[..., 2, :]
 
     def join(self, out: Tensor, value: Tensor) -> Tensor:
         heads, dim = value.shape[-2:]
-        parts = out.unflatten(-1, (heads, 3, dim))
+        parts = out.view(*out.shape[:-1], heads, 3, dim)
         return torch.cat([parts[..., :2, :], value.unsqueeze(-2)], dim=-2).flatten(-3)
 
 
@@ -103,7 +103,7 @@ class Latent(ValueSlice):
         return chunks, rank // chunks
 
     def split(self, out: Tensor, heads: int, dim: int) -> Tensor:
-        return out[..., : heads * dim].unflatten(-1, (heads, dim))
+        return out[..., : heads * dim].view(*out.shape[:-1], heads, dim)
 
     def join(self, out: Tensor, value: Tensor) -> Tensor:
         value = value.flatten(-2)
@@ -153,9 +153,7 @@ FAMILIES: Mapping[str, Family] = {
     "olmoe": LLAMA,
     "gemma3_text": Family(activation="hidden_activation"),
     "nanochat": Family(names=FeedForwardNames(up="fc1", down="fc2", gate=None)),
-    "phi3": Family(
-        value="qkv_proj", slice=Tail(), names=FeedForwardNames(up="gate_up_proj", gate=None, fused=True)
-    ),
+    "phi3": Family(value="qkv_proj", slice=Tail(), names=FeedForwardNames(up="gate_up_proj", gate=None, fused=True)),
     "gpt2": Family(
         layers="h",
         attention="attn",
@@ -190,6 +188,13 @@ class HostShape:
         return asdict(self)
 
 
+#: Where each site of a layer is, by the family's names.
+SITES: Mapping[str, Callable[[Family], str]] = {
+    "value": lambda family: f"{family.attention}.{family.value}",
+    "feed_forward": lambda family: family.feed_forward,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Host:
     """A model seen through its family's names: the modules that surgery touches, found once."""
@@ -212,12 +217,6 @@ class Host:
     def module(self, layer: int, site: str) -> nn.Module:
         """The module at ``site`` of ``layer``."""
         return self.layers[layer].get_submodule(self.path(site))
-
-
-SITES = {
-    "value": lambda family: f"{family.attention}.{family.value}",
-    "feed_forward": lambda family: family.feed_forward,
-}
 
 
 def projection_width(linear: nn.Module) -> int:
@@ -247,8 +246,7 @@ def find(model: nn.Module, family: Family | None = None) -> Host:
             f"attach was given a {type(model).__name__}; expected a Transformers PreTrainedModel such as "
             f"AutoModelForCausalLM.from_pretrained(...) returns."
         )
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    base: Any = decoder if isinstance(decoder, nn.Module) else model.base_model
+    base: Any = model.base_model
     config = getattr(base, "config", config)
     name = str(config.model_type)
     family = family or FAMILIES.get(name)

@@ -32,7 +32,9 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) -> l
     Raises:
         ValueError: nothing is attached, or nothing is trainable.
     """
-    owners = {id(p): m for root in memories(model).named().values() for m in root.modules() for p in m.parameters(False)}
+    owners = {
+        id(p): m for root in memories(model).named().values() for m in root.modules() for p in m.parameters(False)
+    }
     groups: dict[tuple[Role, float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

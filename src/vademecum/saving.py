@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vademecum import files, hosts, kinds
-from vademecum.attach import ROOT, attach, detach, memories
+from vademecum.attach import attach, detach, memories
+from vademecum.memories import ROOT
 from vademecum.state import load_memory_state_dict, memory_state_dict
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -91,12 +92,12 @@ def load(model: Model, folder: str | Path, *, host: hosts.Family | None = None) 
     return model
 
 
-def _require_same_host(
-    model: nn.Module, saved: dict[str, Any], source: Path, family: hosts.Family | None
-) -> None:
+def _require_same_host(model: nn.Module, saved: dict[str, Any], source: Path, family: hosts.Family | None) -> None:
     root = getattr(model, ROOT, None)
     shape = (root.shape if root is not None else hosts.find(model, family).shape).to_dict()
-    different = [f"{key} {saved.get(key)!r} (this host: {value!r})" for key, value in shape.items() if saved.get(key) != value]
+    different = [
+        f"{key} {saved.get(key)!r} (this host: {value!r})" for key, value in shape.items() if saved.get(key) != value
+    ]
     if different:
         raise ValueError(
             f"the memory in {source} was made for another host: {', '.join(different)}; "

@@ -91,10 +91,11 @@ class Experts(nn.Module):
                 inner = self.act(gate) * linear
             else:
                 inner = self.act(inner)
-            out = inner @ downs[expert]
+            out: Tensor = inner @ downs[expert]
             return out if self.down_bias is None else out + self.down_bias[expert]
 
-        return run_experts(hidden, routes.chosen, routes.weights, self.experts, apply)
+        done: Tensor = run_experts(hidden, routes.chosen, routes.weights, self.experts, apply)
+        return done
 
     def params_of_one(self) -> int:
         """Parameters of a single expert."""

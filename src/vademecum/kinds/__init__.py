@@ -1,4 +1,4 @@
-"""One file per system. Kinds are discovered by walking this package: a new file is a new kind, and nothing else changes."""
+"""One file per system, discovered by walking this package: a new file is a new kind, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -59,10 +59,19 @@ def parse(text: str) -> Kind:
 
 def _value(key: str, text: str) -> Any:
     if key == "layers":
-        if text.startswith("every"):
-            return {"every": int(text.removeprefix("every"))}
-        return text if text == "all" else [int(number) for number in text.split("+")]
+        return _layers(text)
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _layers(text: str) -> Any:
+    if text == "all":
+        return text
+    try:
+        if text.startswith("every"):
+            return {"every": int(text.removeprefix("every"))}
+        return [int(number) for number in text.split("+")]
+    except ValueError:
+        raise ValueError(f"layers={text} was given; expected all, every2 or layer numbers such as 0+3.") from None

@@ -45,7 +45,7 @@ class ExpertMixture(FeedForwardPart):
             self.watch(routes, frame)
         if torch.is_autocast_enabled(flat.device.type):
             flat = flat.to(torch.get_autocast_dtype(flat.device.type))
-        out = self.scale * self.experts(flat, routes)
+        out: Tensor = self.scale * self.experts(flat, routes)
         if self.shared is not None:
             out = out + self.shared(flat, everyone(flat))
         return out.view(*hidden.shape)
@@ -161,8 +161,8 @@ class MoE(Kind):
             down = host.get_submodule(site.names.down)
         except AttributeError as error:
             raise ValueError(
-                f"MoE takes the place of a dense feed-forward, but layer {layer} of this {site.shape.family} host has a "
-                f"{type(host).__name__}, which is no such thing; leave that layer out with layers=[...]."
+                f"MoE takes the place of a dense feed-forward, but layer {layer} of this {site.shape.family} host has "
+                f"a {type(host).__name__}, which is no such thing; leave that layer out with layers=[...]."
             ) from error
         width = self._width(whole)
         shape = {
@@ -179,9 +179,7 @@ class MoE(Kind):
         shared = None
         if self.shared_width:
             shared = Experts(1, site.shape.hidden, self.shared_width, **shape)  # type: ignore[arg-type]
-        router = Router(
-            site.shape.hidden, self.experts, self.top_k, dtype=experts.up.dtype, device=experts.up.device
-        )
+        router = Router(site.shape.hidden, self.experts, self.top_k, dtype=experts.up.dtype, device=experts.up.device)
         # A single active expert keeps its probability as weight (Switch); several sum to 1 and are scaled to the host.
         scale = whole / width if self.top_k > 1 else 1.0
         balance = BALANCES[self.balance](self.experts, self.balance_weight, experts.up.device)

@@ -76,7 +76,7 @@ class MoVE(Kind):
                 dtype=site.dtype,
                 device=site.device,
             )
-            return SharedMix(self.name, gates, self.slots, shape.value_dim, self.scale)
+            return SharedMix(gates, self.slots, shape.value_dim, self.scale)
 
         return Built({layer: part() for layer in layers}, bank)
 

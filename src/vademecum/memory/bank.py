@@ -47,8 +47,8 @@ class Bank(Shared):
             low, high = int(unique.min()), int(unique.max())
             if low < 0 or high >= len(self.weight):
                 raise ValueError(
-                    f"token id {low if low < 0 else high} was given, but the bank has rows 0 to {len(self.weight) - 1}; "
-                    f"if the host's vocabulary grew after attach, call vm.save, vm.detach, vm.attach with the grown "
+                    f"token id {low if low < 0 else high} was given, but the bank has rows 0 to {len(self.weight) - 1}"
+                    f"; if the host's vocabulary grew after attach, call vm.save, vm.detach, vm.attach with the grown "
                     f"host, then train the new rows."
                 )
         rows = self.weight[unique].view(-1, self.slots, self.heads, self.dim)

@@ -106,6 +106,11 @@ class Part(nn.Module, ABC):
     exclusive: ClassVar[bool] = False
     key: str = ""
 
+    @property
+    def kind_key(self) -> str:
+        """The key of its kind, under which a forward holds what the kind's layers share."""
+        return self.key.split(".", 1)[0]
+
     @abstractmethod
     def cost(self) -> Cost:
         """Its cost per token."""
@@ -114,7 +119,7 @@ class Part(nn.Module, ABC):
         """Buffers that must not change between a forward and its recompute, or None."""
         return None
 
-    def settle(self, frame: Frame) -> None:  # noqa: B027 - most parts have nothing to settle
+    def settle(self, frame: Frame) -> None:
         """Called once after a training forward, outside the layers: the place to update buffers."""
 
 

@@ -34,9 +34,8 @@ class Gates(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Gates ``[..., H, G]`` from ``hidden`` ``[..., d]``."""
-        return 2.0 * torch.sigmoid(F.linear(hidden[..., : self.width], self.weight)).unflatten(
-            -1, (self.heads, self.gates)
-        )
+        gates = 2.0 * torch.sigmoid(F.linear(hidden[..., : self.width], self.weight))
+        return gates.view(*gates.shape[:-1], self.heads, self.gates)
 
     def cost(self) -> Cost:
         """One small matrix product."""

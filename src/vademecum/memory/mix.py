@@ -21,26 +21,27 @@ def mixed(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
 class SharedMix(ValuePart):
     """``v' = g_0 v + scale * sum_m g_m E[id, m]`` over a bank that all layers share (MoVE)."""
 
-    def __init__(self, kind: str, gates: Gates, slots: int, dim: int, scale: float) -> None:
+    def __init__(self, gates: Gates, slots: int, dim: int, scale: float) -> None:
         super().__init__()
-        self.kind, self.slots, self.dim, self.scale = kind, slots, dim, scale
+        self.slots, self.dim, self.scale = slots, dim, scale
         self.gate = gates
 
     def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
         if frame.muted:
             return value
-        gates = self.gate(hidden).flatten(0, -3)
+        gates: Tensor = self.gate(hidden).flatten(0, -3)
         if frame.recording:
             frame.stats[self.key] = {"gates": gates.detach()}
-        update = mixed(frame.shared[self.kind], self.scale * gates[..., 1:], frame)
+        update = mixed(frame.shared[self.kind_key], self.scale * gates[..., 1:], frame)
         base = gates[..., 0].view(*value.shape[:-1], 1).to(value.dtype)
-        return base * value + update.view_as(value).to(value.dtype)
+        out: Tensor = base * value + update.view_as(value).to(value.dtype)
+        return out
 
     def cost(self) -> Cost:
         return self.gate.cost() + Cost(flops_per_token=2 * self.slots * self.gate.heads * self.dim)
 
     def extra_repr(self) -> str:
-        return f"kind={self.kind}, slots={self.slots}, scale={self.scale:g}"
+        return f"slots={self.slots}, scale={self.scale:g}"
 
 
 class OwnTable(ValuePart):
@@ -54,7 +55,7 @@ class OwnTable(ValuePart):
     def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
         if frame.muted:
             return value
-        gates = self.gate(hidden).flatten(0, -3)
+        gates: Tensor = self.gate(hidden).flatten(0, -3)
         if frame.recording:
             frame.stats[self.key] = {"gates": torch.cat([torch.ones_like(gates), gates], dim=-1).detach()}
         update = mixed(self.bank.read(frame), gates, frame)

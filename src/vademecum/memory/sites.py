@@ -105,7 +105,7 @@ class Resting(nn.Module):
         return self._kept[0]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Resting:
-        self.module._apply(fn, recurse)
+        self.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def forward(self, *_: Any, **__: Any) -> torch.Tensor:

@@ -14,7 +14,8 @@ from vademecum.ops.experts import naive as specification
 __all__ = ["run_experts"]
 
 
-@torch.compiler.disable  # how many tokens an expert gets is not a shape that a compiled graph can know
+# How many tokens an expert gets is not a shape that a compiled graph can know.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def run_experts(
     hidden: Tensor, chosen: Tensor, weights: Tensor, experts: int, apply: Callable[[int, Tensor], Tensor]
 ) -> Tensor:

@@ -16,7 +16,7 @@ def run_experts(
     order = torch.argsort(chosen.reshape(-1), stable=True)
     counts: list[int] = torch.bincount(chosen.reshape(-1), minlength=experts).tolist()
     sorted_hidden = hidden[order // top_k]
-    done = [apply(e, piece) for e, piece in enumerate(sorted_hidden.split(counts)) if counts[e]]
+    done = [apply(e, piece) for e, piece in enumerate(torch.split(sorted_hidden, counts)) if counts[e]]
     # Gathering the results back costs the same as scattering them, but adds nothing in an undefined order.
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)

@@ -1,0 +1,84 @@
+"""The mix op: specification against a plain loop, fast path against the specification."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vademecum import ops
+from vademecum.lookup import Lookup
+from vademecum.ops.mix import mix_slots
+
+
+def case(ids: torch.Tensor, slots: int, heads: int, dim: int, dtype: torch.dtype = torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    lookup = Lookup.of(ids)
+    gates = torch.rand(ids.numel(), heads, slots, generator=generator).to(dtype).requires_grad_()
+    rows = torch.randn(len(lookup.unique), slots, heads, dim, generator=generator).to(dtype).requires_grad_()
+    return lookup, gates, rows
+
+
+def test_the_specification_is_the_equation() -> None:
+    lookup, gates, rows = case(torch.tensor([[3, 1, 3], [0, 1, 1]]), slots=2, heads=2, dim=3)
+    with ops.backend("naive"):
+        out = mix_slots(gates, rows, lookup.inverse, lookup.bags(2, 2))
+    for n in range(6):
+        for h in range(2):
+            expected = sum(gates[n, h, m] * rows[lookup.inverse[n], m, h] for m in range(2))
+            torch.testing.assert_close(out[n, h], expected)
+
+
+@given(
+    ids=st.lists(st.integers(0, 9), min_size=1, max_size=40),
+    slots=st.integers(1, 5),
+    heads=st.integers(1, 4),
+    dim=st.sampled_from([1, 3, 8, 17]),
+)
+def test_the_fast_path_equals_the_specification_with_both_gradients(
+    ids: list[int], slots: int, heads: int, dim: int
+) -> None:
+    results = []
+    for name in ops.BACKENDS:
+        lookup, gates, rows = case(torch.tensor([ids]), slots, heads, dim)
+        with ops.backend(name):
+            out = mix_slots(gates, rows, lookup.inverse, lookup.bags(slots, heads))
+        weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+        (out * weight).sum().backward()
+        results.append((out.detach(), gates.grad, rows.grad))
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
+
+
+def test_the_fast_path_in_bf16_is_as_close_as_bf16_allows() -> None:
+    ids = torch.randint(0, 20, (2, 30))
+    lookup, gates, rows = case(ids, 4, 2, 16, torch.bfloat16)
+    out = mix_slots(gates, rows, lookup.inverse, lookup.bags(4, 2))
+    with ops.backend("naive"):
+        exact = mix_slots(gates.float(), rows.float(), lookup.inverse, lookup.bags(4, 2))
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), exact, rtol=2e-2, atol=2e-2)
+
+
+def test_the_fast_path_gives_the_same_bits_every_time() -> None:
+    grads = []
+    for _ in range(3):
+        lookup, gates, rows = case(torch.arange(200).remainder(7).view(2, 100), 3, 2, 8)
+        mix_slots(gates, rows, lookup.inverse, lookup.bags(3, 2)).square().sum().backward()
+        grads.append(rows.grad)
+    assert torch.equal(grads[0], grads[1])
+    assert torch.equal(grads[1], grads[2])
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(ValueError, match="write one of 'fast', 'naive'"), ops.backend("cuda"):
+        pass
+
+
+def test_a_lookup_names_each_id_once_and_finds_every_token_again() -> None:
+    ids = torch.tensor([[5, 2, 5], [9, 2, 0]])
+    lookup = Lookup.of(ids)
+    assert lookup.unique.tolist() == [0, 2, 5, 9]
+    assert torch.equal(lookup.unique[lookup.inverse].view_as(ids), ids)
+    assert lookup.bags(3, 2) is lookup.bags(3, 2)

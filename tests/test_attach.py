@@ -1,0 +1,326 @@
+"""Attaching and detaching: what surgery refuses, and how other people's loops see an attached model."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import transformers as tf
+
+import vademecum as vm
+from tests import tiny
+
+
+def test_attach_returns_the_model_it_was_given() -> None:
+    model = tiny.host("qwen3")
+    assert vm.attach(model, vm.MoVE()) is model
+    assert vm.detach(model) is model
+
+
+def test_an_unknown_family_is_refused_with_the_facts_to_supply() -> None:
+    model = tf.BertLMHeadModel(
+        tf.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=9)
+    )
+    with pytest.raises(ValueError, match=r"unknown host family 'bert'.*which linear map makes the values"):
+        vm.attach(model, vm.MoVE())
+
+
+def test_a_family_given_by_hand_supports_a_host_the_table_does_not_know() -> None:
+    model = tf.GraniteForCausalLM(tf.GraniteConfig(**{k: v for k, v in tiny.LLAMA.items() if k != "head_dim"}))
+    with pytest.raises(ValueError, match="unknown host family 'granite'"):
+        vm.attach(model, vm.MoVE())
+    vm.attach(model, vm.MoVE(), host=vm.hosts.Family())
+    tiny.shake(model)
+    assert model(input_ids=tiny.ids()).logits.isfinite().all()
+
+
+def test_a_host_whose_layers_keep_their_keywords_to_themselves_fails_closed() -> None:
+    """StableLM's layers do not hand keywords on: better no answer than one without memory or with a stale one."""
+    model = tf.StableLmForCausalLM(tf.StableLmConfig(**{k: v for k, v in tiny.LLAMA.items() if k != "head_dim"}))
+    vm.attach(model, vm.MoVE(), host=vm.hosts.Family())
+    with pytest.raises(RuntimeError, match="did not hand its keywords on to StableLmAttention"):
+        model(input_ids=tiny.ids())
+
+
+def test_a_family_whose_names_do_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit GPT2LMHeadModel"):
+        vm.attach(tiny.host("gpt2"), vm.MoVE(), host=vm.hosts.Family())
+
+
+def test_a_plain_module_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a Transformers PreTrainedModel"):
+        vm.attach(torch.nn.Linear(2, 2), vm.MoVE())
+
+
+def test_a_class_instead_of_a_config_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected a kind such as vm.MoVE\(slots=8\)"):
+        vm.attach(tiny.host("qwen3"), vm.MoVE)  # type: ignore[arg-type]
+
+
+def test_attaching_twice_is_refused_and_leaves_the_first_memory() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    with pytest.raises(ValueError, match=r"has memories already \(move\)"):
+        vm.attach(model, vm.LaVE())
+    assert list(vm.memories(model).kinds) == ["move"]
+
+
+def test_two_kinds_on_one_exclusive_site_are_refused_and_the_host_stays_as_it_was() -> None:
+    model = tiny.host("qwen3")
+    before = [name for name, _ in model.named_modules()]
+    with pytest.raises(ValueError, match="both want to take the place of layer 0's feed-forward"):
+        vm.attach(model, vm.MoE(), vm.MoE(experts=2, layers=[0]))
+    assert [name for name, _ in model.named_modules()] == before
+
+
+def test_two_banks_of_one_kind_keep_their_own_rows() -> None:
+    """The second bank used to be read by nobody: its parts looked under the first one's name."""
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=2, layers=[0]), vm.MoVE(slots=3, layers=[1]))
+    tiny.shake(model)
+    model.train()(input_ids=tiny.ids(), labels=tiny.ids()).loss.backward()
+    banks = model.vademecum.shared
+    assert list(banks) == ["move", "move_2"]
+    assert all(bank.weight.grad.abs().sum() > 0 for bank in banks.values())
+
+
+def test_two_kinds_of_one_name_on_different_layers_live_together() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoE(layers=[0]), vm.MoE(experts=2, top_k=1, layers=[1]))
+    assert list(vm.memories(model).kinds) == ["moe", "moe_2"]
+    assert model(input_ids=tiny.ids()).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (lambda: vm.MoVE(slots=0), r"MoVE\(slots=0\)"),
+        (lambda: vm.MoVE(slots=2, gate_std=0.0), "identical for ever"),
+        (lambda: vm.MoE(experts=2, top_k=3), "top_k from 1 to the number of experts"),
+        (lambda: vm.MoE(balance="luck"), "balance='luck'"),
+        (lambda: vm.MoE(init="zeros"), "init='zeros'"),
+        (lambda: vm.MoE(width=0), "width=0"),
+        (lambda: vm.every(0), r"every\(0\)"),
+    ],
+)
+def test_settings_out_of_range_are_refused(kind, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (vm.MoVE(layers=[5]), r"names layer 5, but the host has layers 0 to 1"),
+        (vm.MoVE(layers="some"), "expected 'all', a list"),
+        (vm.MoVE(layers=[]), "expected 'all', a list"),
+        (vm.MoVE(gate_width=99), "has 32 channels"),
+        (vm.MoE(init="copy", width=7), "leave width out"),
+    ],
+)
+def test_settings_that_do_not_fit_the_host_are_refused(kind, message: str) -> None:
+    model = tiny.host("qwen3")
+    with pytest.raises(ValueError, match=message):
+        vm.attach(model, kind)
+    assert not hasattr(model, "vademecum")
+
+
+@pytest.mark.parametrize("name", tiny.SPARSE)
+def test_experts_on_a_host_that_has_experts_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="takes the place of a dense feed-forward"):
+        vm.attach(tiny.host(name), vm.MoE())
+
+
+def test_embeddings_without_ids_are_refused_and_with_ids_are_served() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    tiny.shake(model)
+    ids = tiny.ids()
+    embeds = model.get_input_embeddings()(ids)
+    with pytest.raises(ValueError, match="inputs_embeds was given without token ids"):
+        model(inputs_embeds=embeds)
+    assert torch.equal(model(inputs_embeds=embeds, memory_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_experts_alone_need_no_ids() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoE())
+    assert model(inputs_embeds=model.get_input_embeddings()(tiny.ids())).logits.isfinite().all()
+
+
+def test_ids_outside_the_table_are_refused_after_the_vocabulary_grew() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    model.resize_token_embeddings(tiny.VOCABULARY + 4)
+    with pytest.raises(ValueError, match=f"token id {tiny.VOCABULARY + 1} was given, but the bank has rows 0 to 60"):
+        model(input_ids=torch.tensor([[3, tiny.VOCABULARY + 1]]))
+
+
+def test_reentrant_checkpointing_is_refused() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE()).train()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match="use_reentrant=True"):
+        model(input_ids=tiny.ids())
+
+
+def test_a_layer_run_on_its_own_fails_closed() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    with pytest.raises(RuntimeError, match="ran outside a forward of its model"):
+        model.model.layers[0].self_attn.v_proj(torch.zeros(1, 2, 32))
+
+
+def test_an_attention_that_gets_no_frame_fails_closed() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    layer = model.model.layers[0]
+    inner = layer.self_attn
+
+    class Deaf(torch.nn.Module):
+        def forward(self, memory_frame=None, **kwargs):
+            return inner(**kwargs)
+
+    layer.self_attn = Deaf()
+    with pytest.raises(RuntimeError, match="did not hand its keywords on"):
+        model(input_ids=tiny.ids())
+
+
+def test_memories_shows_a_table_and_its_costs() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3), vm.MoE())
+    text = repr(vm.memories(model))
+    assert "move" in text
+    assert "slots=3" in text
+    assert "FLOPs/token" in text
+    assert (
+        vm.memories(model).cost().params
+        == vm.memories(model).cost("move").params + vm.memories(model).cost("moe").params
+    )
+    with pytest.raises(ValueError, match="has no memory"):
+        vm.memories(tiny.host("qwen3"))
+
+
+def test_no_memory_adds_no_hook_and_no_wrapper() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.NoMemory())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    assert not list(vm.memories(model).sites())
+
+
+def test_knocked_out_value_memory_leaves_the_bare_host() -> None:
+    model = tiny.host("llama")
+    bare = model(input_ids=tiny.ids()).logits
+    vm.attach(model, vm.MoVE(), vm.LaVE())
+    tiny.shake(model)
+    assert not torch.equal(model(input_ids=tiny.ids()).logits, bare)
+    with vm.knocked_out(model):
+        assert torch.equal(model(input_ids=tiny.ids()).logits, bare)
+    assert not torch.equal(model(input_ids=tiny.ids()).logits, bare)
+
+
+def test_the_base_model_alone_can_carry_a_memory() -> None:
+    base = tiny.host("qwen3").model
+    before = base(input_ids=tiny.ids()).last_hidden_state
+    vm.attach(base, vm.MoVE())
+    assert torch.equal(base(input_ids=tiny.ids()).last_hidden_state, before)
+    tiny.shake(base)
+    assert not torch.equal(base(tiny.ids()).last_hidden_state, before)
+
+
+def test_positional_ids_are_seen() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    tiny.shake(model)
+    assert torch.equal(model(tiny.ids()).logits, model(input_ids=tiny.ids()).logits)
+
+
+def test_a_host_in_half_precision_gets_a_memory_in_half_precision() -> None:
+    model = vm.attach(tiny.host("qwen3").to(torch.bfloat16), vm.MoVE(), vm.MoE())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    model.train()(input_ids=tiny.ids(), labels=tiny.ids()).loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_host_with_a_memory_can_be_saved_by_transformers(tmp_path) -> None:
+    """A bank owned by every layer would make this fail on shared tensors."""
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_auxiliary_losses_join_the_callers_loss_in_training_and_can_be_read_apart() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoE(experts=4))
+    ids = tiny.ids()
+    plain = model(input_ids=ids, labels=ids).loss
+    with vm.record(model) as rec:
+        loss = model.train()(input_ids=ids, labels=ids).loss
+    extra = sum(rec.losses.values())
+    assert set(rec.losses) == {f"moe.layers.{i}.{name}" for i in (0, 1) for name in ("balance", "z")}
+    assert extra > 0
+    torch.testing.assert_close(loss, plain + extra)
+    as_tuple = model(input_ids=ids, labels=ids, return_dict=False)
+    torch.testing.assert_close(as_tuple[0], plain + extra)
+
+
+def test_recording_stops_with_its_block() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3))
+    with vm.record(model) as rec:
+        model(input_ids=tiny.ids())
+    model(input_ids=tiny.ids())
+    assert len(rec.forwards) == 1
+    assert rec.keys() == ["move.layers.0", "move.layers.1"]
+    assert rec.all("move.layers.0", "gates").shape == (20, 2, 4)
+    with pytest.raises(ValueError, match=r"nothing was recorded for 'moe\.layers\.0'"):
+        rec.all("moe.layers.0", "load")
+
+
+def test_the_same_loss_comes_out_of_accumulated_halves_by_the_trainers_count() -> None:
+    """Transformers' Trainer divides summed losses by the number of items: auxiliary losses must not be added twice."""
+    model = vm.attach(tiny.host("qwen3"), vm.MoE(experts=4, balance="aux", z_weight=0.0)).train()
+    ids = tiny.ids(2, 8)
+    whole = sum(model(input_ids=half, labels=half, num_items_in_batch=torch.tensor(14)).loss for half in ids.split(1))
+    with vm.record(model) as rec:
+        separate = [model(input_ids=half, labels=half).loss for half in ids.split(1)]
+    assert len(rec.forwards) == 2
+    torch.testing.assert_close(whole, sum(separate) / 2)
+
+
+def test_transformers_trainer_trains_an_attached_model(tmp_path) -> None:
+    pytest.importorskip("accelerate")
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=2), vm.MoE(experts=2, balance="bias"))
+    before = copy.deepcopy(vm.memories(model).state_dict())
+    rows = [{"input_ids": row, "labels": row} for row in tiny.ids(8, 12)]
+    trainer = tf.Trainer(
+        model=model,
+        args=tf.TrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=3,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+            gradient_checkpointing=True,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            disable_tqdm=True,
+        ),
+        train_dataset=rows,
+    )
+    result = trainer.train()
+    assert result.training_loss > 0
+    assert any(not torch.equal(before[k], v) for k, v in vm.memories(model).state_dict().items())
+
+
+def test_value_memories_compile_without_a_graph_break() -> None:
+    for name in ("qwen3", "phi3", "deepseek_v3", "gpt2"):
+        model = vm.attach(tiny.host(name), vm.MoVE(slots=2), vm.LaVE())
+        tiny.shake(model)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(input_ids=tiny.ids()).logits, model(input_ids=tiny.ids()).logits)
+
+
+def test_a_compiled_model_trains_like_an_eager_one() -> None:
+    def gradients(compiled: bool) -> dict[str, torch.Tensor]:
+        model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=2), vm.MoE(experts=2)).train()
+        tiny.shake(model)
+        torch._dynamo.reset()
+        run = torch.compile(model, backend="aot_eager") if compiled else model
+        run(input_ids=tiny.ids(), labels=tiny.ids()).loss.backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    eager, compiled = gradients(False), gradients(True)
+    assert eager.keys() == compiled.keys()
+    for name, gradient in eager.items():
+        torch.testing.assert_close(compiled[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
