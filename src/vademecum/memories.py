@@ -35,8 +35,8 @@ class Wires:
         frame = kwargs.pop(KEYWORD, None)
         if frame is None and self.sites:
             raise RuntimeError(
-                f"layer {self.layer} did not hand its keywords on to {type(module).__name__}, so its memory has no "
-                f"token ids to look up; this host's layers must pass **kwargs to their attention before they can carry one."
+                f"layer {self.layer} did not hand its keywords on to {type(module).__name__}, so its memory has "
+                f"no token ids to look up; a host's layers must pass **kwargs to their attention before it can carry a memory."
             )
         for site in self.sites:
             site.frame = frame

@@ -1,0 +1,62 @@
+"""How fast does value memory train, and how much does its op gain over the specification?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from common import file_result, interleaved, llama, ratio, training_step, zipf_ids
+
+import vademecum as vm
+from vademecum.lookup import Lookup
+from vademecum.ops.mix import mix_slots
+
+ARMS = {
+    "dense": vm.NoMemory(),
+    "lave": vm.LaVE(),
+    "move_2": vm.MoVE(slots=2),
+    "move_4": vm.MoVE(slots=4),
+    "move_8": vm.MoVE(slots=8),
+}
+
+
+def op(name: str, slots: int) -> Callable[[], None]:
+    """Forward and backward of the mix over six layers, 8,192 tokens, 4 heads of 64."""
+    lookup = Lookup.of(zipf_ids(8192, 32768).view(8, 1024))
+    rows = torch.randn(len(lookup.unique), slots, 4, 64, requires_grad=True)
+    gates = [torch.rand(8192, 4, slots, requires_grad=True) for _ in range(6)]
+    weight = torch.randn(8192, 4, 64)
+
+    def run() -> None:
+        with vm.ops.backend(name):
+            for gate in gates:
+                mix_slots(gate, rows, lookup.inverse, lookup.bags(slots, 4)).backward(weight)
+
+    return run
+
+
+def main() -> None:
+    """Measure and file."""
+    training = {}
+    for size, batch in ((4, 16), (8, 8)):
+        steps = {}
+        for name, kind in ARMS.items():
+            torch.manual_seed(0)
+            model = vm.attach(llama(size), kind)
+            steps[name] = training_step(
+                model, zipf_ids(batch * 256, 4096).view(batch, 256), vm.param_groups(model, lr=1e-3)
+            )
+        taken = interleaved(steps, rounds=8)
+        training[f"width_{32 * size}"] = {name: ratio(taken, name, "dense") for name in ARMS}
+    ops = {}
+    for slots in (2, 6, 12):
+        taken = interleaved({name: op(name, slots) for name in ("fast", "naive")}, rounds=4, warm_up=1)
+        ops[f"slots_{slots}"] = ratio(taken, "fast", "naive")
+    file_result(
+        "value_memory",
+        {"target": "move at least 0.9 of dense", "training_speed_over_dense": training, "op_over_specification": ops},
+    )
+
+
+if __name__ == "__main__":
+    main()
