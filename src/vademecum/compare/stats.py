@@ -1,7 +1,8 @@
 """Means, intervals and verdicts over a handful of seeds.
 
-Everything is the textbook t interval: seeds are few, so the normal quantile would promise too much. Differences are *paired*: arms
-share data order and host initialisation per seed, so the difference is taken seed by seed before its spread is measured.
+Everything is the textbook t interval: seeds are few, so the normal quantile would promise too much. Differences are
+*paired*: arms share data order and host initialisation per seed, so the difference is taken seed by seed before its
+spread is measured.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Estimate:
 
 
 def t_cdf_central(t: float, degrees: int) -> float:
-    """P(|T| <= t) for Student's t with integer ``degrees`` >= 1, by the finite trigonometric sum (exact, no iteration)."""
+    """P(|T| <= t) for Student's t with integer ``degrees`` >= 1, by its finite trigonometric sum (exact)."""
     if degrees < 1:
         raise ValueError(f"Student's t needs at least one degree of freedom, got {degrees}: give two values or more.")
     angle = math.atan2(t, math.sqrt(degrees))

@@ -1,0 +1,152 @@
+"""What is compared: an arm is a name, the kinds it attaches and how the host is changed, all of it data.
+
+Arms are matched on active compute. A mixture of experts with top-k routing gives each expert 1/k of the dense
+feed-forward width, so that the k experts a token visits cost what the dense feed-forward costs. ``dense-wide`` asks
+the other question: a dense host whose feed-forward is widened until its *total* parameters equal those of another
+arm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+import vademecum as vm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from vademecum.compare.plan import Plan
+    from vademecum.memory.base import Kind
+
+MEMORY_SEED = 1_000_003  # far from the small seeds people choose, so that memory and host never draw the same numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One thing to compare.
+
+    ``kinds`` holds specs as ``Kind.parse`` reads them ("move:slots=8"); none is the dense host. ``total_like`` names
+    the kinds whose total parameters a widened dense feed-forward has to match.
+    """
+
+    name: str
+    kinds: tuple[str, ...] = ()
+    total_like: tuple[str, ...] = ()
+    note: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Arm:
+        """An arm by name ("lave") or kinds ("move:slots=4+moe:top_k=2"); ValueError for an unknown one."""
+        text = text.strip()
+        if text in ARMS:
+            return ARMS[text]
+        parts = tuple(part.strip() for part in text.split("+"))
+        if not all(parts):
+            raise ValueError(
+                f"'{text}' is not an arm: write a name ({', '.join(ARMS)}) or kinds joined by '+', such as "
+                "move:slots=4+moe:top_k=2."
+            )
+        for part in parts:
+            try:
+                vm.kinds.find(part.split(":", 1)[0])
+            except (ValueError, KeyError) as error:
+                raise ValueError(
+                    f"'{text}' is not an arm: '{part}' names no kind. Arms with a name: {', '.join(ARMS)}; kinds: "
+                    f"{', '.join(vm.kinds.all())}."
+                ) from error
+            vm.kinds.parse(part)
+        return cls(name=text, kinds=parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as kept in ``plan.json``."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Arm:
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            name=values["name"],
+            kinds=tuple(values["kinds"]),
+            total_like=tuple(values["total_like"]),
+            note=values["note"],
+        )
+
+
+_MOVE = "move:slots=8"
+_MOE = "moe:experts=8,top_k=2"
+
+ARMS: Mapping[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm(name="dense", note="the host alone"),
+        Arm(name="lave", kinds=("lave",), note="a table per layer in the value stream"),
+        Arm(name="move", kinds=(_MOVE,), note="one table of 8 slots, shared by all layers, in the value stream"),
+        Arm(name="moe", kinds=(_MOE,), note="8 experts, 2 per token, each half as wide as the dense feed-forward"),
+        Arm(name="move+moe", kinds=(_MOVE, _MOE), note="both on one host"),
+        Arm(name="dense-wide", total_like=(_MOVE,), note="no memory; feed-forward widened to MoVE's total parameters"),
+        *(Arm(name=f"move-{m}", kinds=(f"move:slots={m}",), note=f"MoVE with {m} slots") for m in (1, 2, 4, 8)),
+    )
+}
+"""Arms with a name. The table's learning rate is divided by the slot count in ``vm.param_groups``, so slots differ in
+capacity only.
+"""
+
+
+def kinds_of(specs: tuple[str, ...]) -> list[Kind]:
+    """The kinds of ``specs``. A mixture of experts without a width gives each expert 1/top_k of the host's."""
+    return [vm.kinds.parse(spec) for spec in specs]
+
+
+def build(arm: Arm, plan: Plan, *, seed: int, ffn_width: int | None = None) -> PreTrainedModel:
+    """The arm's model: host first, from ``seed`` alone, then the memory from a seed of its own.
+
+    Host weights of equal name and shape are therefore equal in all arms of one seed, also where one arm is wider.
+    ``ffn_width`` is the width of a widened host (see :func:`host_width`). The caller's random state is left as it
+    was.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = plan.host_model()
+        if ffn_width is not None and ffn_width != dense_width(model):
+            reference = model.state_dict()
+            torch.manual_seed(seed)
+            model = plan.host_model(ffn_width=ffn_width)
+            same = {
+                name: reference[name]
+                for name, value in model.state_dict().items()
+                if value.shape == reference[name].shape
+            }
+            model.load_state_dict(same, strict=False)
+        torch.manual_seed(seed + MEMORY_SEED)
+        vm.attach(model, *kinds_of(arm.kinds))
+    return cast("PreTrainedModel", model.to(plan.device))  # type: ignore[arg-type]
+
+
+def dense_width(model: PreTrainedModel) -> int:
+    """Width of the host's feed-forward, from its config."""
+    config: Any = model.config
+    width = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+    return int(width)
+
+
+def host_width(arm: Arm, plan: Plan) -> int | None:
+    """Width at which the dense host has as many parameters as with ``arm.total_like``; None keeps the host's."""
+    if not arm.total_like:
+        return None
+    with torch.device("meta"):
+        base = plan.host_model()
+        narrow, width = _parameters(base), dense_width(base)
+        # Widths are multiples of 32 so that the matrix kernels keep their speed; one such step gives the slope.
+        slope = (_parameters(plan.host_model(ffn_width=width + 32)) - narrow) / 32
+    with torch.random.fork_rng():
+        target = _parameters(vm.attach(plan.host_model(), *kinds_of(arm.total_like)))
+    return width + max(0, 32 * round((target - narrow) / slope / 32))
+
+
+def _parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,110 @@
+"""Arms made concrete for one plan: what each costs, how wide its host is and how many steps it gets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vademecum import data, files
+from vademecum.analysis import cost
+from vademecum.analysis.cost import ModelCost
+from vademecum.compare import arms, stats
+from vademecum.compare.arms import Arm
+from vademecum.compare.names import slug
+from vademecum.compare.plan import Plan
+from vademecum.training import Recipe, Run
+
+CALIBRATION_ROUNDS = 5
+CALIBRATION_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """An arm with its cost, its steps under the plan's ``match``, and a widened host's width (else None)."""
+
+    arm: Arm
+    cost: ModelCost
+    steps: int
+    ffn_width: int | None
+    host_ffn_width: int
+
+    @property
+    def slots(self) -> int | None:
+        """Slots of an arm that attaches nothing but a table of slots: a point of the scaling curve."""
+        kinds = arms.kinds_of(self.arm.kinds)
+        count = getattr(kinds[0], "slots", None) if len(kinds) == 1 else None
+        return int(count) if count else None
+
+    def recipe(self, plan: Plan, seed: int) -> Recipe:
+        """The plan's recipe with this arm's steps and the run's seed."""
+        return dataclasses.replace(plan.recipe, steps=self.steps, seed=seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``results.json`` says of the arm."""
+        return {
+            "note": self.arm.note,
+            "kinds": list(self.arm.kinds),
+            "settings": [kind.to_dict() for kind in arms.kinds_of(self.arm.kinds)],
+            "ffn_width": self.host_ffn_width,
+            "slots": self.slots,
+            "steps": self.steps,
+            "cost": dataclasses.asdict(self.cost),
+        }
+
+
+def prepare(plan: Plan, folder: Path) -> dict[str, Entrant]:
+    """Every arm of ``plan`` by name, measured; ``folder`` keeps a calibration by time for when the plan is resumed."""
+    found: dict[str, Entrant] = {}
+    for arm in (*plan.arms, *plan.curve):
+        width = arms.host_width(arm, plan)
+        model = arms.build(arm, plan, seed=plan.seeds[0], ffn_width=width)
+        measured = cost.measure(model, length=plan.recipe.length, dtype_bytes=2 if plan.recipe.dtype == "bf16" else 4)
+        found[arm.name] = Entrant(arm, measured, plan.recipe.steps, width, arms.dense_width(model))
+    if plan.match == "tokens":
+        return found
+    if plan.match == "flops":
+        expense = {name: entrant.cost.flops_per_token for name, entrant in found.items()}
+    else:
+        expense = _seconds_per_step(plan, found, folder)
+    base = expense[plan.baseline]
+    return {
+        name: dataclasses.replace(entrant, steps=max(1, round(plan.recipe.steps * base / expense[name])))
+        for name, entrant in found.items()
+    }
+
+
+def _seconds_per_step(plan: Plan, entrants: dict[str, Entrant], folder: Path) -> dict[str, float]:
+    """Median training seconds per step of every arm, measured once in turn and then read back."""
+    path = folder / "calibration.json"
+    known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if entrants.keys() <= known.keys():
+        return known
+    corpus = data.prepare(plan.data[0], vocab_size=plan.vocab_size, progress=False)
+    scratch = folder / "calibration"
+    shutil.rmtree(scratch, ignore_errors=True)
+    steps = CALIBRATION_ROUNDS * CALIBRATION_STEPS + 1
+    recipe = dataclasses.replace(plan.recipe, steps=steps, eval_every=0, checkpoint_every=0, seed=plan.seeds[0])
+    runs = {
+        name: Run.open(
+            scratch / slug(name),
+            build=lambda e=entrant: arms.build(e.arm, plan, seed=plan.seeds[0], ffn_width=e.ffn_width),  # type: ignore[misc]
+            corpus=corpus,
+            recipe=recipe,
+        )
+        for name, entrant in entrants.items()
+    }
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(CALIBRATION_ROUNDS):
+        for name, run in runs.items():
+            before = run.seconds
+            run.advance(CALIBRATION_STEPS)
+            took[name].append((run.seconds - before) / CALIBRATION_STEPS)
+    # Arms that were calibrated before keep their number: their runs may already be under way.
+    known = {name: stats.median(values) for name, values in took.items()} | known
+    files.write_file(path, json.dumps(known, indent=1) + "\n")
+    shutil.rmtree(scratch, ignore_errors=True)
+    return known

@@ -1,0 +1,58 @@
+"""Where numbers were measured: machine, versions, date, commit."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from vademecum.training.run_file import versions
+
+
+def describe(device: str) -> dict[str, str]:
+    """One line per fact, for the report."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "accelerator": torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else "none used",
+        "system": f"{platform.system()} {platform.release()}",
+        "vademecum": f"{_version()}{_commit()}",
+        **versions(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("vademecum")
+    except metadata.PackageNotFoundError:
+        return "from source"
+
+
+def _commit() -> str:
+    """The commit of the checkout that is running, where it is one."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return f", commit {found.stdout.strip()}" if found.returncode == 0 else ""

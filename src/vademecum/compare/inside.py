@@ -1,0 +1,167 @@
+"""Pictures of what went on inside: which experts and slots do the work, how the gates are set.
+
+They show the first seed: experts and slots have no order, so that averaging them over seeds would mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vademecum.analysis.experts import layer_of
+from vademecum.compare import style
+from vademecum.compare.drawing import Drawing, Floats, Results, looks
+from vademecum.compare.names import slug
+
+
+def _heat(
+    axis: Any, values: Floats, *, low: float, high: float, xlabel: str, layers: Sequence[int], labels: bool
+) -> Any:
+    image = axis.imshow(values, cmap=style.SEQUENTIAL, vmin=low, vmax=high, aspect="auto")
+    axis.set_xticks(range(values.shape[1]), [str(i) for i in range(values.shape[1])])
+    axis.set_yticks(range(len(layers)), [str(i) for i in layers])
+    axis.set_xlabel(xlabel)
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    if labels:
+        for (row, column), value in np.ndenumerate(values):
+            bright = value > low + 0.55 * (high - low)
+            axis.text(
+                column,
+                row,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="#000000" if bright else "#ffffff",
+            )
+    return image
+
+
+def _first_seed(by_seed: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, Any]]:
+    """Layers of the first seed: {kind: {layer: statistics}}."""
+    found: dict[str, dict[int, Any]] = {}
+    for key, value in next(iter(by_seed.values())).items():
+        found.setdefault(key.split(".", 1)[0], {})[layer_of(key)] = value
+    return {kind: dict(sorted(layers.items())) for kind, layers in found.items()}
+
+
+def expert_load(results: Results, data: str) -> Drawing | None:
+    """Heat map: share of the assignments per layer and expert."""
+    arms = {arm: _first_seed(s) for arm, s in results["experts"].get(data, {}).items() if any(s.values())}
+    if not arms:
+        return None
+    panels = [(arm, layers) for arm, kinds in arms.items() for layers in kinds.values()]
+    deep = max(len(layers) for _, layers in panels)
+    figure, axes = style.canvas(columns=len(panels), width=max(5.4, 4.4 * len(panels)), height=1.5 + 0.42 * deep)
+    top = max(2.0, *(max(load["share"]) * len(load["share"]) for _, layers in panels for load in layers.values()))
+    dead = sum(load["dead"] for _, layers in panels for load in layers.values())
+    worst = max(load["max_violation"] for _, layers in panels for load in layers.values())
+    for axis, (arm, layers) in zip(axes, panels, strict=True):
+        values = np.array([[share * len(load["share"]) for share in load["share"]] for load in layers.values()])
+        _heat(axis, values, low=0.0, high=top, xlabel="expert", layers=list(layers), labels=True)
+        axis.set_title(arm)
+    axes[0].set_ylabel("layer")
+    figure.colorbar(axes[-1].images[0], ax=axes, label="load over the even share", shrink=0.9)
+    return Drawing(
+        f"expert-load-{slug(data)}",
+        f"Expert load: busiest expert at {1 + worst:.2f} times its share, {dead or 'no'} dead "
+        f"expert{'' if dead == 1 else 's'}",
+        "Each cell: how many of the held-out tokens' assignments go to that expert, over an even share (1.00). 0 "
+        "would be an expert "
+        "nobody asks; an expert with less than 1 % of its share counts as dead. First seed.",
+        figure,
+    )
+
+
+def slot_use(results: Results, data: str) -> Drawing | None:
+    """Slot use per layer, slot similarity and effective slots per layer."""
+    arms = {arm: _first_seed(s) for arm, s in results["slots"].get(data, {}).items() if any(s.values())}
+    core = {a["name"] for a in results["plan"]["arms"]}
+    panels = [
+        (arm, layers)
+        for arm, kinds in arms.items()
+        for layers in kinds.values()
+        if arm in core and all(layer["similarity"] is not None for layer in layers.values())
+    ]
+    if not panels:
+        return None
+    look = looks(results)
+    deep = max(len(layers) for _, layers in panels)
+    count = max(len(layer["use"]) for _, layers in panels for layer in layers.values())
+    figure, axes = style.canvas(
+        columns=len(panels) + 2, width=3.2 * (len(panels) + 2), height=1.7 + 0.36 * max(deep, 4)
+    )
+    for axis, (arm, layers) in zip(axes, panels, strict=False):
+        values = np.array([layer["use"] for layer in layers.values()]) * count
+        _heat(axis, values, low=0.0, high=2.0, xlabel="slot", layers=list(layers), labels=count <= 8)
+        axis.set_title(f"{arm}: use (1 = even)")
+    axes[0].set_ylabel("layer")
+    for key, axis, top in (("similarity", axes[-2], 1.0), ("effective", axes[-1], float(count))):
+        for arm, layers in panels:
+            axis.plot(
+                list(layers),
+                [layer[key] for layer in layers.values()],
+                color=look[arm].color,
+                marker=look[arm].marker,
+                label=arm,
+            )
+        axis.set_ylim(min(0.0, axis.get_ylim()[0]), top * 1.03)
+        axis.set_xticks(sorted({n for _, layers in panels for n in layers}))
+        axis.set_xlabel("layer")
+        axis.set_title({"similarity": "similarity of two slots", "effective": f"effective slots of {count}"}[key])
+    axes[-1].legend()
+    effective = float(np.mean([layer["effective"] for _, layers in panels for layer in layers.values()]))
+    return Drawing(
+        f"slot-use-{slug(data)}",
+        f"Of {count} slots, {effective:.1f} are effective on average",
+        "Left: each slot's share of what the memory adds in a layer (gate times row norm), over an even share. "
+        "Then the mean cosine "
+        "between two slots' gated rows at the same token (1: copies of one another), and the number of effective "
+        "slots: exp of the "
+        "entropy of the eigenvalues of the slots' uncentred Gram matrix, averaged over held-out tokens. First seed.",
+        figure,
+    )
+
+
+def gates(results: Results, data: str) -> Drawing | None:
+    """Histogram of the gates, by layer."""
+    core = {a["name"] for a in results["plan"]["arms"]}
+    arms = {arm: _first_seed(s) for arm, s in results["slots"].get(data, {}).items() if any(s.values()) and arm in core}
+    panels = [(arm, layers) for arm, kinds in arms.items() for layers in kinds.values()]
+    if not panels:
+        return None
+    figure, axes = style.canvas(columns=len(panels), width=max(6.0, 4.1 * len(panels)), height=3.0, sharey=True)
+    spread = []
+    for axis, (arm, layers) in zip(axes, panels, strict=True):
+        color = looks(results)[arm].color
+        for i, (number, layer) in enumerate(layers.items()):
+            counts = np.array(layer["histogram"], dtype=float)
+            edges = np.linspace(0, 2, len(counts) + 1)
+            share = counts / max(counts.sum(), 1)
+            axis.stairs(
+                share,
+                edges,
+                color=color,
+                alpha=0.3 + 0.7 * i / max(1, len(layers) - 1),
+                lw=1.4,
+                label=f"layer {number}",
+            )
+            middle = (edges[1:] + edges[:-1]) / 2
+            spread.append(float(np.sqrt(max(0.0, (share * middle**2).sum() - (share * middle).sum() ** 2))))
+        axis.axvline(1, color=style.MUTED, lw=1, ls=":")
+        axis.set_xlabel("gate on a slot")
+        axis.set_title(arm)
+        axis.legend(fontsize=8)
+    axes[0].set_ylabel("share of gates")
+    return Drawing(
+        f"gates-{slug(data)}",
+        f"Gates move away from 1 by {np.mean(spread):.2f} (standard deviation, mean over layers)",
+        "How far each slot is let through, over held-out tokens and heads: 0 is shut, 1 the neutral middle "
+        "(dotted), 2 wide open. A spike "
+        "at 1 would mean that the layer does not choose. Lighter to darker: from the first layer to the last. "
+        "First seed.",
+        figure,
+    )

@@ -1,0 +1,156 @@
+"""How much is compared: sources, host, arms, seeds, recipe and what is held equal, as one frozen value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vademecum.compare.arms import ARMS, Arm
+from vademecum.training import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MATCHES: Mapping[str, str] = {
+    "tokens": "every arm is trained on the same number of tokens",
+    "flops": "every arm is trained for the same number of FLOPs; steps are scaled by the FLOPs per token",
+    "seconds": "every arm is trained for the same time; steps are scaled by the speed in a short calibration",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One comparison.
+
+    ``data`` names sources (or files); ``arms`` run on all of them, ``curve`` (a scaling curve) on the first alone.
+    ``recipe`` is that of the dense arm: ``match`` other than "tokens" changes ``steps`` per arm, and the seed is set
+    per run. ``chunk`` is how many steps an arm makes before the next has its turn, ``heldout_tokens`` limits the
+    final evaluation (0 takes all held-out text).
+    """
+
+    data: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    recipe: Recipe
+    seeds: tuple[int, ...] = (0, 1, 2)
+    host: str = "qwen3"
+    size: int = 4
+    vocab_size: int = 4096
+    match: str = "tokens"
+    curve: tuple[Arm, ...] = ()
+    chunk: int = 20
+    prompts: int = 3
+    heldout_tokens: int = 0
+    device: str = "cpu"
+    baseline: str = "dense"
+
+    def __post_init__(self) -> None:
+        if self.match not in MATCHES:
+            raise ValueError(f"match is '{self.match}'; it must be one of {', '.join(MATCHES)}.")
+        if not self.data or not self.arms or not self.seeds:
+            raise ValueError("a comparison needs at least one data source, one arm and one seed.")
+        names = [arm.name for arm in (*self.arms, *self.curve)]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"the arm '{doubled[0]}' is given twice; name every arm once.")
+        if self.baseline not in names:
+            raise ValueError(
+                f"the arms are {', '.join(names)}; '{self.baseline}', which the others are compared with, is not "
+                "among them: add it."
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(
+                f"the seeds are {self.seeds}; each must be given once, or the interval would be too narrow."
+            )
+        if self.chunk < 1:
+            raise ValueError(f"chunk is {self.chunk}; it must be at least one step.")
+
+    def host_model(self, ffn_width: int | None = None) -> PreTrainedModel:
+        """A new host, initialised from torch's current random state."""
+        from vademecum.training import presets
+
+        return presets.build_host(
+            self.host, size=self.size, vocab_size=self.vocab_size, length=self.recipe.length, ffn_width=ffn_width
+        )
+
+    def arms_on(self, source: str) -> tuple[Arm, ...]:
+        """Arms that run on ``source``: the curve's only on the first."""
+        return self.arms + (self.curve if source == self.data[0] else ())
+
+    def groups(self) -> Iterator[tuple[str, int]]:
+        """(source, seed) as they are run: all sources per seed, so that a stopped comparison is even."""
+        for seed in self.seeds:
+            for source in self.data:
+                yield source, seed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as kept in ``plan.json``."""
+        return {
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
+            "data": list(self.data),
+            "seeds": list(self.seeds),
+            "arms": [arm.to_dict() for arm in self.arms],
+            "curve": [arm.to_dict() for arm in self.curve],
+            "recipe": self.recipe.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            **{
+                **values,
+                "data": tuple(values["data"]),
+                "seeds": tuple(values["seeds"]),
+                "arms": tuple(Arm.from_dict(arm) for arm in values["arms"]),
+                "curve": tuple(Arm.from_dict(arm) for arm in values["curve"]),
+                "recipe": Recipe.from_dict(values["recipe"]),
+            }
+        )
+
+    def to_json(self) -> str:
+        """Text of ``plan.json``: equal plans give equal text."""
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
+
+
+def _arms(*names: str) -> tuple[Arm, ...]:
+    return tuple(ARMS[name] for name in names)
+
+
+_FOUR = ("factbook", "wikipedia", "webster", "python")
+
+PRESETS: Mapping[str, Plan] = {
+    "smoke": Plan(
+        data=("factbook",),
+        arms=_arms("dense", "move", "moe"),
+        seeds=(0, 1),
+        size=2,
+        vocab_size=512,
+        chunk=4,
+        prompts=1,
+        heldout_tokens=2048,
+        recipe=Recipe(steps=12, batch=2, length=32, eval_every=6, eval_tokens=512, checkpoint_every=4, keep=1, seed=0),
+    ),
+    "demo": Plan(
+        data=("factbook",),
+        arms=_arms("dense", "moe", "move", "move+moe"),
+        seeds=(0, 1, 2),
+        size=3,
+        recipe=Recipe(
+            steps=500, batch=8, length=128, eval_every=50, eval_tokens=20_000, checkpoint_every=250, keep=1, seed=0
+        ),
+    ),
+    "hour": Plan(
+        data=_FOUR,
+        arms=_arms("dense", "dense-wide", "lave", "move", "moe", "move+moe"),
+        seeds=(0, 1, 2),
+        size=4,
+        curve=_arms("move-1", "move-2", "move-4"),
+        recipe=Recipe(
+            steps=400, batch=8, length=256, eval_every=40, eval_tokens=40_000, checkpoint_every=200, keep=1, seed=0
+        ),
+    ),
+}
+"""Plans by name. ``hour`` takes its curve's 8-slot point from the arm ``move``."""

@@ -1,0 +1,226 @@
+"""One self-contained page: what was found, how it was measured, what it does not show. It fetches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vademecum import files
+from vademecum.compare import claims, figures, results, style, tables
+from vademecum.compare.drawing import Drawing, rows_on
+from vademecum.compare.names import slug
+
+Results = Mapping[str, Any]
+
+
+def write(folder: Path, found: Results | None = None) -> Path:
+    """Write ``figures/`` and ``report.html`` from ``folder``'s results (or ``found``); return the page's path."""
+    found = results.read(folder) if found is None else found
+    drawings = {data: figures.draw_all(found, data) for data in _sources(found)}
+    page = html(found, drawings)
+    with style.styled():
+        for drawing in (d for each in drawings.values() for d in each):
+            drawing.figure.suptitle(drawing.title, x=0.01, ha="left", fontsize=11, weight="bold")
+            files.write_file(folder / "figures" / f"{drawing.name}.png", style.png(drawing.figure))
+    files.write_file(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def html(found: Results, drawings: Mapping[str, Sequence[Drawing]]) -> str:
+    """The page as text."""
+    sources = _sources(found)
+    css = resources.files("vademecum.compare").joinpath("report.css").read_text(encoding="utf-8")
+    links = [(f"on-{slug(data)}", f"Results on {data}") for data in sources] + [
+        ("texts", "Generated text"),
+        ("method", "How it was measured"),
+        ("limits", "What this does not show"),
+    ]
+    nav = "".join(f'<a href="#{target}">{escape(name)}</a>' for target, name in links)
+    body = "".join(
+        [
+            "<header><h1>Memory and experts, compared</h1>",
+            f'<p class="lede">{escape(_lede(found))}</p>',
+            _headline(found),
+            f"<nav>{nav}</nav></header><main>",
+            *(_source(found, data, drawings.get(data, ())) for data in sources),
+            _texts(found),
+            _method(found),
+            _limits(found),
+            "</main>",
+        ]
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<title>Vademecum: "
+        f"{escape(', '.join(found['arms']))}</title><style>\n{css}</style></head><body>{body}</body></html>\n"
+    )
+
+
+def _sources(found: Results) -> list[str]:
+    return list(dict.fromkeys(row.data for row in found["rows"]))
+
+
+def _lede(found: Results) -> str:
+    plan = found["plan"]
+    seeds, arms = len(plan["seeds"]), len(found["arms"])
+    return (
+        f"{arms} arms of one small {plan['host']} language model (size {plan['size']}), trained side by side on "
+        f"{', '.join(plan['data'])} with {seeds} seed{'s' if seeds != 1 else ''}: {found['match']}."
+    )
+
+
+def _headline(found: Results) -> str:
+    sentences = claims.headline(found["rows"], found["plan"]["baseline"])
+    lines = "".join(f"<p>{escape(line)}</p>" for line in sentences)
+    fine = (
+        "Lower bits per byte are better. A difference is named only where its paired 95 % interval over seeds "
+        "excludes zero; "
+        "everything else reads \u201cno difference shown\u201d."
+    )
+    return f'<section class="headline">{lines}<p class="fine">{fine}</p></section>'
+
+
+def _source(found: Results, data: str, drawings: Sequence[Drawing]) -> str:
+    baseline = found["plan"]["baseline"]
+    rows = rows_on(found, data)
+    description = found["sources"].get(data, {}).get("description", "")
+    pictures = "".join(
+        f'<figure id="{d.name}"><h3>{escape(d.title)}</h3>'
+        f'<div class="scroll" tabindex="0">{style.svg(d.figure, d.name)}</div>'
+        f"<figcaption>{escape(d.caption)}</figcaption></figure>"
+        for d in drawings
+    )
+    notes = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(_arm_note(arm))}</dd>"
+        for name, arm in found["arms"].items()
+        if any(r.arm == name for r in rows)
+    )
+    return (
+        f'<section id="on-{slug(data)}"><h2>Results on {escape(data)}</h2><p class="note">{escape(description)}</p>'
+        f"{tables.html(rows, baseline)}"
+        f'<p class="note">\u00b1 is half a 95 % interval over {len(found["plan"]["seeds"])} seeds. '
+        f"Bold marks the best mean of a column and is "
+        f"not a claim. Baseline: {escape(baseline)}. Memory is the peak above the imported libraries.</p>"
+        f"<dl>{notes}</dl>{pictures}</section>"
+    )
+
+
+def _arm_note(arm: Mapping[str, Any]) -> str:
+    parts = [arm.get("note", ""), f"feed-forward width {arm['ffn_width']}" if arm.get("ffn_width") else ""]
+    kinds = ", ".join(arm.get("kinds", ()))
+    return "; ".join(part for part in (*parts, kinds and f"kinds {kinds}", f"{arm['steps']} steps") if part)
+
+
+def _texts(found: Results) -> str:
+    blocks = []
+    for data, sample in found["samples"].items():
+        for i, prompt in enumerate(sample["prompts"]):
+            cards = [f'<div class="truth"><b>the held-out text itself</b>{escape(prompt["truth"])}</div>']
+            cards += [
+                f"<div><b>{escape(arm)}</b>{escape(texts[i])}</div>"
+                for arm, texts in sample["texts"].items()
+                if i < len(texts)
+            ]
+            blocks.append(
+                f'<h3 class="note">{escape(data)}</h3><blockquote>{escape(prompt["prompt"])}\u2026</blockquote>'
+                f'<div class="texts">{"".join(cards)}</div>'
+            )
+    if not blocks:
+        return ""
+    return (
+        '<section id="texts"><h2>Generated text, side by side</h2>'
+        '<p class="note">Beginnings of held-out documents, continued by each '
+        "arm of the first seed, sampled with the same random numbers (temperature 0.8, the 40 likeliest tokens). "
+        "Chosen by position, not by hand. "
+        "Models this small write nonsense; look for what kind.</p>" + "".join(blocks) + "</section>"
+    )
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return "<dl>" + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in values.items()) + "</dl>"
+
+
+METHOD = (
+    (
+        "What is equal",
+        "Within one seed all arms see the same batches in the same order and start from the same host weights "
+        "(where shapes agree); only "
+        "the memory and the experts differ. {match} An arm with experts gives each of its top-k experts 1/k of "
+        "the dense feed-forward "
+        "width, so that a token meets the same amount of computation. dense-wide, where it is run, is a dense "
+        "host widened to MoVE\u2019s "
+        "total parameters: same size, more compute.",
+    ),
+    (
+        "What is measured",
+        "Bits per byte: the negative log-likelihood of the whole held-out text in bits, over its UTF-8 bytes; it "
+        "does not depend on the "
+        "tokenizer. Held-out documents are chosen once, by document, and are in neither the training text nor "
+        "the tokenizer\u2019s.",
+    ),
+    (
+        "The interval",
+        "Student\u2019s t, 95 %, over seeds. Differences are taken seed by seed before their spread is measured. "
+        "With few seeds the "
+        "interval is wide, and it should be. Several arms are tested and the intervals are not widened for that.",
+    ),
+    (
+        "Speed",
+        "All arms of a seed are trained in one process, in turn, a chunk of {chunk} steps each, the order "
+        "rotated; tokens/s is the "
+        "median over chunks, its ratio the median over rounds of the arm\u2019s chunk over the baseline\u2019s. "
+        "Seconds are training "
+        "alone, without evaluation and checkpoints. Peak memory comes from a process of its own per arm.",
+    ),
+    (
+        "Parameters and cost",
+        "Active parameters: the total less the table rows a token does not read and the experts it is not sent "
+        "to. FLOPs: matrix "
+        "products of one forward, counted by the profiler on the model itself, per token; elementwise work is "
+        "not in it. Bytes read: "
+        "active parameters in the training dtype, as when one token is decoded alone.",
+    ),
+    (
+        "Learning rates",
+        "One recipe for all arms, none tuned per arm. The table\u2019s learning rate is the recipe\u2019s over "
+        "the number of slots, because "
+        "all slots of a token move together at the start: otherwise more slots would also mean larger steps.",
+    ),
+)
+
+
+def _method(found: Results) -> str:
+    plan = found["plan"]
+    fill = {"match": found["match"][:1].upper() + found["match"][1:] + ".", "chunk": plan["chunk"]}
+    text = "".join(f"<h3>{title}</h3><p>{escape(body.format(**fill))}</p>" for title, body in METHOD)
+    data = {name: value.get("description", "") for name, value in found["sources"].items()}
+    settings = {k: v for k, v in plan.items() if k not in ("recipe", "arms", "curve")} | plan["recipe"]
+    return (
+        f'<section id="method"><h2>How it was measured</h2>{text}<h3>Text</h3>{_pairs(data)}'
+        f"<h3>Machine and versions</h3>{_pairs(found['environment'])}"
+        f"<details><summary>All settings</summary>{_pairs(settings)}</details>"
+        f"<h3>To repeat it</h3><pre>{escape(found['command'])}</pre></section>"
+    )
+
+
+LIMITS = (
+    "Scale. These are small models on little text. What helps here may vanish or grow in models a thousand times "
+    "larger; nothing here says which.",
+    "Tuning. One learning rate serves all arms. An arm that would like another is measured below its best, and "
+    "that may be any of them.",
+    "One host and one tokenizer. Another family or a larger vocabulary changes what a table addressed by token "
+    "ids can hold.",
+    "Speed is that of this machine. On a GPU, or with a larger batch, the ratios are others.",
+    "Knock-out says how far the trained model leans on its memory; it is not the loss of a model trained without one.",
+    "Seeds vary initialisation and data order, not the split of the text: the interval does not cover another "
+    "choice of documents.",
+)
+
+
+def _limits(found: Results) -> str:
+    items = "".join(f"<li>{escape(item)}</li>" for item in LIMITS)
+    return f'<section id="limits"><h2>What this does not show</h2><ul>{items}</ul></section>'
