@@ -1,0 +1,245 @@
+"""The verbs ``train`` and ``generate`` as plain functions; the command line binds them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from vademecum import data, kinds, state
+from vademecum.attach import attach, memories
+from vademecum.memory.base import Kind
+from vademecum.training import checkpoint, metrics, presets, run_file
+from vademecum.training.export import export
+from vademecum.training.loop import Run
+from vademecum.training.progress import duration, progress
+from vademecum.training.recipe import Recipe
+from vademecum.training.retokenize import retokenize
+from vademecum.training.stream import TextStream
+
+MEMORY_SEED = 1_000_003  # far from the small seeds people choose, so that memory and host never draw the same numbers
+
+
+def train(
+    *,
+    out: str | Path,
+    data_source: str | Path = "factbook",
+    host: str = "qwen3",
+    size: int = 4,
+    vocab_size: int = 4096,
+    memory: Sequence[str] = (),
+    freeze_host: bool = False,
+    recipe: Recipe | None = None,
+    fall_back: bool = False,
+    tracker: str | None = None,
+    device: str | None = None,
+    cache: Path | None = None,
+    echo: Callable[[str], None] = print,
+) -> Run:
+    """Train a host with memories, or go on with the run in ``out``, and write ``out/final`` at the end.
+
+    Args:
+        out: the run's folder.
+        data_source: a source's name or the user's own file or folder.
+        host: a preset's name, or a folder with a Transformers model and its tokenizer.
+        size: dial of a preset; not used for a folder.
+        vocab_size: size of the tokenizer trained for a preset; not used for a folder.
+        memory: kinds as ``"move:slots=8"``; none is the dense host.
+        freeze_host: train and save the memory alone.
+        recipe: settings of the training.
+        fall_back: go on from the last good checkpoint where the latest is damaged.
+        tracker: "tensorboard" or "trackio", besides the metrics file.
+        device: such as "cuda"; the GPU where there is one, where None.
+        cache: folder of prepared data; the user's cache where None.
+        echo: takes lines for the user.
+
+    Raises:
+        ValueError, FileNotFoundError: bad settings; the message says what to write instead.
+        Interrupted: Ctrl-C; the run is saved.
+    """
+    recipe = recipe or Recipe()
+    chosen: list[Kind] = [kinds.parse(text) for text in memory]
+    folder = _model_folder(host)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    description = {"host": host, "size": None if folder else size, "seed": recipe.seed, "folder": str(folder or "")}
+    corpus = _corpus(data_source, folder, vocab_size=vocab_size, cache=cache)
+
+    def build() -> PreTrainedModel:
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            if folder:
+                model = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+            else:
+                model = presets.build_host(host, size=size, vocab_size=corpus.vocab_size, length=recipe.length)
+            if freeze_host:
+                model.requires_grad_(False)
+            torch.manual_seed(recipe.seed + MEMORY_SEED)
+            attach(model, *chosen)
+        return nn.Module.to(model, where)
+
+    sinks = [metrics.sink(tracker, Path(out) / tracker)] if tracker else []
+    run = Run.open(
+        out, build=build, corpus=corpus, recipe=recipe, description=description, sinks=sinks, fall_back=fall_back
+    )
+    echo(str(memories(run.model)))
+    if run.step:
+        echo(f"{out} goes on after step {run.step} of {recipe.steps}.")
+    shown = progress(recipe.steps, done=run.step)
+    try:
+        run.advance(on_step=shown)
+    finally:
+        shown.close()
+        run.close()
+    final = export(run.folder, run.model, frozen=run.frozen)
+    echo(
+        f"{run.tokens:,} tokens in {duration(run.seconds)}: {run.bits_per_byte:.4f} bits per byte of held-out text"
+        f"{f', {run.skipped} steps skipped' if run.skipped else ''}. Saved in {final}."
+    )
+    return run
+
+
+def load(run: str | Path) -> tuple[PreTrainedModel, Tokenizer, int]:
+    """Model (evaluation mode), tokenizer and end-of-text id of a run, finished or not, from its last good checkpoint.
+
+    Raises:
+        FileNotFoundError: the folder is no run, or the run has no checkpoint yet.
+        files.Damaged: no good checkpoint is left.
+    """
+    folder = Path(run)
+    content = run_file.read(folder)
+    parts = ("memory",) if content["frozen"] else ("host", "memory")
+    saved = _last_good(folder, parts)
+    if saved is None:
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint yet; wait for the first, or train with a lower --checkpoint-every."
+        )
+    model = run_file.rebuild(content)
+    if not content["frozen"]:
+        state.load_host_state_dict(model, saved.tensors["host"])
+    state.load_memory_state_dict(model, saved.tensors["memory"])
+    model.train(False)
+    return model, Tokenizer.from_file(str(folder / run_file.TOKENIZER)), int(content["data"]["end_id"])
+
+
+def generate(
+    run: str | Path,
+    prompt: str,
+    *,
+    max_tokens: int = 100,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+    write: Callable[[str], Any] = sys.stdout.write,
+) -> str:
+    """Stream a continuation of ``prompt`` from a run.
+
+    Args:
+        run: the run's folder; a run that is still training speaks from its last checkpoint.
+        prompt: text to go on from; empty starts a new document.
+        max_tokens: longest continuation.
+        temperature: 0 takes the likeliest token every time.
+        top_p: share of the probability that is sampled from.
+        seed: of the sampling.
+        write: takes each piece of text as it is ready.
+
+    Returns:
+        The continuation.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens={max_tokens} was given; expected 1 or more.")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature={temperature}, top_p={top_p} was given; expected temperature >= 0 and 0 < top_p <= 1."
+        )
+    model, tokenizer, end = load(run)
+    return sample(
+        model,
+        tokenizer,
+        prompt,
+        end=end,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        write=write,
+    )
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    end: int,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    write: Callable[[str], Any],
+) -> str:
+    """Stream a continuation from a model and its ``tokenizers.Tokenizer``; see :func:`generate`."""
+    # Documents were trained on after the end token of the one before, so a prompt stands after one too.
+    ids = [end, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    room = getattr(model.config, "max_position_embeddings", None) or len(ids) + max_tokens
+    ids = ids[-max(1, room - max_tokens) :]
+    inputs = torch.tensor([ids], device=model.device)
+    stream = TextStream(tokenizer, skip=len(ids), write=write)
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.generate(  # type: ignore[operator]
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=min(max_tokens, max(1, room - len(ids))),
+            eos_token_id=end,
+            pad_token_id=end,
+            streamer=stream,
+            **({"do_sample": False} | sampling),
+        )
+    return stream.text
+
+
+def _model_folder(host: str) -> Path | None:
+    """The folder that ``host`` names, None where it is a preset."""
+    folder = Path(host).expanduser()
+    if host in presets.PRESETS:
+        return None
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} holds no config.json; give a folder that save_pretrained wrote, or a preset.")
+        return folder.resolve()
+    presets.find(host)
+    return None
+
+
+def _corpus(source: str | Path, folder: Path | None, *, vocab_size: int, cache: Path | None) -> data.Corpus:
+    corpus = data.prepare(source, vocab_size=vocab_size, cache=cache)
+    if folder is None:
+        return corpus
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    backend, end = getattr(tokenizer, "backend_tokenizer", None), tokenizer.eos_token_id
+    if end is None:
+        end = tokenizer.convert_tokens_to_ids(data.END)
+    if backend is None or end is None:
+        raise ValueError(
+            f"the tokenizer in {folder} is not a fast one with an end-of-text token; save one there with "
+            "tokenizer.save_pretrained (tokenizer.json, and eos_token in tokenizer_config.json)."
+        )
+    return retokenize(corpus, backend, end=end, cache=cache or data.cache_folder())
+
+
+def _last_good(folder: Path, parts: tuple[str, ...]) -> checkpoint.Checkpoint | None:
+    """The latest checkpoint, or the newest good one before it; a run that is still training is not touched."""
+    try:
+        return checkpoint.load(folder, parts=parts)
+    except checkpoint.CheckpointDamaged as error:
+        if error.last_good is None:
+            raise
+        return checkpoint.read(error.last_good, parts=parts)

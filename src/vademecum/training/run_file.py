@@ -1,0 +1,181 @@
+"""``run.json``: what a run is, enough to build its model again and to notice when something else is opened over it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import safetensors
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from vademecum import data, files, kinds, state
+from vademecum.attach import attach, memories
+from vademecum.training.checkpoint import OtherArchitecture
+from vademecum.training.recipe import Recipe
+
+FILE = "run.json"
+TOKENIZER = "tokenizer.json"
+FORMAT = 1
+
+
+def open_or_check(
+    folder: Path,
+    model: PreTrainedModel,
+    corpus: data.Corpus,
+    recipe: Recipe,
+    description: Mapping[str, Any],
+    *,
+    frozen: bool,
+) -> None:
+    """Write ``run.json`` and ``tokenizer.json`` into a new run, or compare them with what is to be run now.
+
+    Raises:
+        OtherArchitecture: the run's host or memory is another.
+        ValueError: recipe, data, frozen host or description differ, or the folder holds something else.
+    """
+    now = {
+        "format": FORMAT,
+        "host": _plain(model.config.to_diff_dict()),
+        "memory": [_plain(kind.to_dict()) for kind in memories(model).kinds.values()],
+        "frozen": fingerprint(model) if frozen else None,
+        "recipe": recipe.learning(),
+        "data": _identity(corpus),
+        "description": _plain(description),
+    }
+    if not (folder / FILE).exists():
+        if folder.exists() and any(folder.iterdir()):
+            _require_unstarted(folder)
+        files.write_file(folder / TOKENIZER, corpus.tokenizer.to_str())
+        files.write_file(folder / FILE, json.dumps({**now, "versions": versions()}, indent=1) + "\n")
+        return
+    before = read(folder)
+    for part, raises in _PARTS.items():
+        if before.get(part) != now[part]:
+            what = _first_difference(before.get(part), now[part], part)
+            raise raises(
+                f"{folder} holds a run with {what[0]} = {what[1]}, and {what[2]} was given; repeat the settings the "
+                f"run was started with (see {FILE}), or write to a new folder."
+            )
+
+
+_PARTS: Mapping[str, type[ValueError]] = {
+    "host": OtherArchitecture,
+    "memory": OtherArchitecture,
+    "frozen": ValueError,
+    "recipe": ValueError,
+    "data": ValueError,
+    "description": ValueError,
+}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return what ``run.json`` in ``folder`` says.
+
+    Raises:
+        FileNotFoundError: the folder is no run.
+        files.Damaged: the file is not JSON of this format.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not a run: it has no {FILE}; give the folder that train was told as --out."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise files.Damaged(f"{path} is not valid JSON ({error}): restore it from a good copy.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise files.Damaged(f"{path} is not of format {FORMAT}: it was written by another version.")
+    return content
+
+
+def rebuild(content: Mapping[str, Any]) -> PreTrainedModel:
+    """Host and memory as ``run.json`` describes them, with random weights.
+
+    A frozen host is not kept in the run: it is read from its folder where it came from one, or drawn again from its
+    seed, and must be the one that was trained on.
+
+    Raises:
+        ValueError: a frozen host has changed, or nothing says where it came from.
+    """
+    description = content["description"]
+    if content["frozen"] and description.get("folder"):
+        host = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(description["folder"], dtype=torch.float32))
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(description.get("seed", 0)))
+            host = config_model(content["host"])
+    model = attach(host, *(kinds.from_dict(kind) for kind in content["memory"]))
+    if content["frozen"] and fingerprint(model) != content["frozen"]:
+        raise ValueError(
+            f"the frozen host {description.get('folder') or description.get('host')} is not the one this memory was "
+            "trained on (its fingerprint differs); restore it, or train again."
+        )
+    return model
+
+
+def config_model(config: Mapping[str, Any]) -> PreTrainedModel:
+    """A host with random weights from its config as plain data."""
+    fields = {name: value for name, value in config.items() if name != "model_type"}
+    built = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        AutoConfig.for_model(config["model_type"], **fields)
+    )
+    return cast(PreTrainedModel, built)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, shapes, types and bytes of the host's tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.host_state_dict(model).items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that decides the numbers."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "safetensors": safetensors.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _identity(corpus: data.Corpus) -> dict[str, Any]:
+    return {
+        "name": corpus.name,
+        "key": corpus.key,
+        "description": corpus.description,
+        "vocab_size": corpus.vocab_size,
+        "end_id": corpus.end_id,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What ``value`` is after a way through JSON, so that it compares with what was read."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _require_unstarted(folder: Path) -> None:
+    leftover = {TOKENIZER}
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith((FILE, TOKENIZER)))
+    if set(names) - leftover:
+        raise ValueError(f"{folder} is not empty and holds no run (found {names[0]}); give a new or empty folder.")
+
+
+def _first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                return _first_difference(before.get(key), now.get(key), f"{path}.{key}")
+    return path, before, now
