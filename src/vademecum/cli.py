@@ -257,8 +257,9 @@ def main(args: Sequence[str] | None = None) -> int:
     given = [arg for arg in given if arg != "--debug"]
     try:
         result: Any = app(args=given, standalone_mode=False)
-    except typer.Abort:
-        return 130
+    except typer.Abort as error:
+        # A KeyboardInterrupt comes out of the command parser as an Abort, with what was said to the user behind it.
+        return _explain(error.__cause__ or error.__context__ or KeyboardInterrupt(), debug)
     except BaseException as error:
         return _explain(error, debug)
     return int(result or 0)

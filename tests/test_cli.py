@@ -1,0 +1,99 @@
+"""The command line: helpful, and one clear line for a user's error."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from vademecum import cli, files
+from vademecum.training import commands
+
+VERBS = ("train", "generate", "compare", "demo", "report", "data", "kinds")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "Usage:" in said
+    assert len(said) > 100
+
+
+def test_the_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(verb in said for verb in VERBS)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("vademecum ")
+
+
+def test_kinds_and_texts_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["kinds"]) == 0
+    assert cli.main(["data"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("move", "lave", "moe", "factbook", "webster"))
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["compare", "--preset", "dmeo"], "did you mean demo"),
+        (["compare", "--arm", "dense", "--arm", "mvoe"], "names no kind"),
+        (["compare", "--arm", "move"], "'dense', which the others are compared with"),
+        (["compare", "--match", "luck"], "tokens, flops, seconds"),
+        (["compare", "--seeds", "0"], "1 or more"),
+        (["compare", "--steps", "0"], "steps"),
+        (["report", "nowhere"], "no results.json"),
+        (["generate", "nowhere"], "nowhere"),
+        (["train", "--out", "x", "--host", "qven3"], "did you mean"),
+        (["train"], "--out"),
+        (["fly"], "fly"),
+    ],
+)
+def test_an_error_of_the_user_is_one_line_and_code_2(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(args) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--debug", "report", "nowhere"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (files.Damaged("x is damaged."), 2, "x is damaged."),
+        (OSError(errno.ENOSPC, "No space left on device", "x/y"), 2, "the disk is full while writing x/y"),
+        (KeyboardInterrupt("saved; the same command goes on."), 130, "the same command goes on"),
+    ],
+)
+def test_what_goes_wrong_inside_a_verb_is_told(
+    error: BaseException, code: int, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "generate", fail)
+    assert cli.main(["generate", "x", "--prompt", "y"]) == code
+    assert says in capsys.readouterr().err
+
+
+def test_an_error_that_is_not_the_users_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(commands, "generate", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["generate", "x"])
