@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from vademecum.compare.plan import Plan
@@ -19,8 +20,22 @@ HOST = "Host preset (qwen3, llama, gpt2, olmo2, nanochat, deepseek_v3)"
 SIZE = "Size dial: n layers, hidden width 32 n."
 DATA = "Text: factbook, wikipedia, webster, python, or your own .txt, .jsonl or folder."
 
+
+class _Stopped(Exception):
+    """Ctrl-C, on its way past the command parser, which would drop its message."""
+
+
+class _Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Stopped(str(error) or "stopped.") from error
+
+
 app = typer.Typer(
     name="vademecum",
+    cls=_Verbs,
     help="Attach memories and mixtures of experts to Transformers models, train them, compare them with dense.",
     no_args_is_help=True,
     add_completion=False,
@@ -257,9 +272,8 @@ def main(args: Sequence[str] | None = None) -> int:
     given = [arg for arg in given if arg != "--debug"]
     try:
         result: Any = app(args=given, standalone_mode=False)
-    except typer.Abort as error:
-        # A KeyboardInterrupt comes out of the command parser as an Abort, with what was said to the user behind it.
-        return _explain(error.__cause__ or error.__context__ or KeyboardInterrupt(), debug)
+    except typer.Abort:
+        return 130
     except BaseException as error:
         return _explain(error, debug)
     return int(result or 0)
@@ -273,8 +287,8 @@ def _explain(error: BaseException, debug: bool) -> int:
         return 0
     if debug:
         traceback.print_exception(error)
-    if isinstance(error, KeyboardInterrupt):
-        print(f"\n{error or 'stopped.'}", file=sys.stderr)
+    if isinstance(error, (_Stopped, KeyboardInterrupt)):
+        print(f"\n{error}", file=sys.stderr)
         return 130
     if hasattr(error, "format_message"):
         print(f"vademecum: {error.format_message()} See vademecum --help.", file=sys.stderr)

@@ -119,4 +119,11 @@ def svg(figure: Figure, name: str) -> str:
         text = text.replace(plain, themed)
     text = text.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "").replace("xlink:href", "href")
     text = text.replace(' xmlns="http://www.w3.org/2000/svg"', "")
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="plot" role="img"', text, count=1)
+    # Shown at most at this size, so that letters are of one size in narrow and wide figures.
+    widest = round(figure.get_figwidth() * 108)
+    return re.sub(
+        r'width="[\d.]+pt" height="[\d.]+pt"',
+        f'class="plot" role="img" style="max-width: {widest}px"',
+        text,
+        count=1,
+    )

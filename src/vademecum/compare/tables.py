@@ -57,7 +57,7 @@ COLUMNS: Sequence[Column] = (
     Column("Training", "seconds", lambda r: f"{r.seconds:,.0f}", lambda r: r.seconds),
     Column(
         "Training",
-        "seconds to baseline\u2019s loss",
+        "s to baseline\u2019s loss",
         lambda r: DASH if r.seconds_to_baseline is None else f"{r.seconds_to_baseline:,.0f}",
         lambda r: r.seconds_to_baseline,
     ),
@@ -70,22 +70,27 @@ COLUMNS: Sequence[Column] = (
 )
 
 
+EQUAL = "tokens"
+"""Column that the report leaves to a note below the table where it is the same for every arm."""
+
+
 def html(rows: Sequence[Row], baseline: str) -> str:
     """The table of one source. Bold marks the best mean of a column, which is not a claim; the verdict is."""
-    best = [_best(column, rows) for column in COLUMNS]
+    shown = [c for c in COLUMNS if c.heading != EQUAL or len({c.text(row) for row in rows}) > 1]
+    best = [_best(column, rows) for column in shown]
     groups: list[tuple[str, int]] = []
-    for column in COLUMNS:
+    for column in shown:
         if groups and groups[-1][0] == column.group:
             groups[-1] = (column.group, groups[-1][1] + 1)
         else:
             groups.append((column.group, 1))
     head = "".join(f'<th colspan="{n}" scope="colgroup">{escape(name)}</th>' for name, n in groups)
-    names = "".join(f'<th scope="col"{_class(words=c.words)}>{escape(c.heading)}</th>' for c in COLUMNS)
+    names = "".join(f'<th scope="col"{_class(words=c.words)}>{escape(c.heading)}</th>' for c in shown)
     body = []
     for row in rows:
         cells = "".join(
             f"<td{_class(words=c.words, best=_is_best(c, row, b))}>{_cell(c, row)}</td>"
-            for c, b in zip(COLUMNS, best, strict=True)
+            for c, b in zip(shown, best, strict=True)
         )
         mark = ' class="baseline"' if row.arm == baseline else ""
         body.append(f"<tr{mark}><td>{escape(row.arm)}</td>{cells}</tr>")
