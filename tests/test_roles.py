@@ -17,7 +17,8 @@ def test_every_trainable_parameter_is_in_exactly_one_group_of_its_role() -> None
     for group in groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             assert model.get_parameter(name) is parameter
-            decays = group["role"] in ("host", "expert") and parameter.dim() >= 2
+            table = parameter is model.get_input_embeddings().weight
+            decays = group["role"] in ("host", "expert") and parameter.dim() >= 2 and not table
             assert group["weight_decay"] == (0.1 if decays else 0.0), name
 
 
@@ -29,3 +30,12 @@ def test_a_frozen_host_has_no_group() -> None:
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter of the model is trainable"):
         vm.param_groups(model, lr=1e-3)
+
+
+def test_the_hosts_own_table_can_have_the_banks_ratio_unless_the_head_shares_it() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    table = model.get_input_embeddings().weight
+    rates = {id(p): g["lr"] for g in vm.param_groups(model, lr=1.0, embedding_ratio=20.0) for p in g["params"]}
+    assert rates[id(table)] == 20.0 and rates[id(model.lm_head.weight)] == 1.0
+    tied = vm.attach(tiny.host("gpt2"), vm.MoVE())
+    assert all(g["lr"] <= 5.0 for g in vm.param_groups(tied, lr=1.0, embedding_ratio=20.0))

@@ -13,17 +13,22 @@ from vademecum.memory.base import Role
 LR_RATIO = {Role.HOST: 1.0, Role.ROUTER: 1.0, Role.EXPERT: 1.0, Role.BANK: 20.0}
 
 
-def param_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+def param_groups(
+    model: nn.Module, *, lr: float, weight_decay: float = 0.0, embedding_ratio: float = 1.0
+) -> list[dict[str, Any]]:
     """Optimizer groups of an attached model's trainable parameters, by role.
 
     The bank's step is ``lr * 20 / slots``: table rows are read rarely and want large steps, and M slots that move
-    together would otherwise move the value M times as far. Matrices of the host and the experts decay; vectors,
-    routers and banks do not.
+    together would otherwise move the value M times as far. A host that is trained from scratch beside a memory should
+    have the same ratio for its own lookup table, the input embedding; otherwise the memory wins by its step alone
+    (docs/decisions/0004). Matrices of the host and the experts decay; vectors, routers and tables do not.
 
     Args:
         model: a model with memories.
         lr: the host's learning rate.
         weight_decay: of host and expert matrices.
+        embedding_ratio: step of the host's input embedding over ``lr``, where it is not tied to the head; 1 leaves a
+            pretrained host's embedding to learn like the rest of it.
 
     Returns:
         Dicts with ``params``, ``lr``, ``weight_decay``, ``role`` and ``names`` (qualified, in the order of ``params``),
@@ -35,6 +40,7 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) -> l
     owners = {
         id(p): m for root in memories(model).named().values() for m in root.modules() for p in m.parameters(False)
     }
+    table = _own_embedding(model)
     groups: dict[tuple[Role, float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -42,7 +48,9 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) -> l
         owner = owners.get(id(parameter))
         role = Role.HOST if owner is None else _role_of(owner, name)
         step = lr * LR_RATIO[role] * float(getattr(owner, "lr_scale", 1.0))
-        decays = role in (Role.HOST, Role.EXPERT) and parameter.dim() >= 2
+        if parameter is table:
+            step *= embedding_ratio
+        decays = role in (Role.HOST, Role.EXPERT) and parameter.dim() >= 2 and parameter is not table
         decay = weight_decay if decays and not name.endswith("_bias") else 0.0
         group = groups.setdefault(
             (role, step, decay), {"params": [], "lr": step, "weight_decay": decay, "role": str(role), "names": []}
@@ -52,6 +60,14 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) -> l
     if not groups:
         raise ValueError("no parameter of the model is trainable; set requires_grad_(True) on the memory or the host.")
     return list(groups.values())
+
+
+def _own_embedding(model: nn.Module) -> nn.Parameter | None:
+    """The input embedding's table, or None where the head shares it."""
+    host: Any = memories(model).host.model
+    table = host.get_input_embeddings().weight
+    head = host.get_output_embeddings()
+    return None if head is not None and head.weight is table else table
 
 
 def _role_of(owner: nn.Module, name: str) -> Role:

@@ -12,7 +12,7 @@ from typing import Any
 
 from vademecum.memory.base import Kind
 
-__all__ = ["all", "find", "from_dict", "parse"]
+__all__ = ["all", "find", "from_dict", "parse", "table"]
 
 
 def all() -> dict[str, type[Kind]]:  # noqa: A001 - read as kinds.all()
@@ -75,3 +75,12 @@ def _layers(text: str) -> Any:
         return [int(number) for number in text.split("+")]
     except ValueError:
         raise ValueError(f"layers={text} was given; expected all, every2 or layer numbers such as 0+3.") from None
+
+
+def table() -> str:
+    """A Markdown table of all kinds (name, what it is, paper, file), as the README shows it."""
+    rows = ["| kind | what it is | paper | file |", "|---|---|---|---|"]
+    for kind in all().values():
+        path = kind.__module__.replace(".", "/")
+        rows.append(f"| `vm.{kind.__name__}` | {kind.title} | {kind.paper} | [{path}.py](src/{path}.py) |")
+    return "\n".join(rows)

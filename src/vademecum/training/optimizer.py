@@ -33,7 +33,10 @@ class Optimizer:
         self._names: dict[Tensor, str] = {}
         wanted: dict[str, list[_Wanted]] = defaultdict(list)
         tables = _looked_up(model)
-        for group in roles.param_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay):
+        groups = roles.param_groups(
+            model, lr=recipe.lr, weight_decay=recipe.weight_decay, embedding_ratio=recipe.embedding_ratio
+        )
+        for group in groups:
             self.roles.setdefault(group["role"], []).extend(group["params"])
             self._names |= dict(zip(group["params"], group["names"], strict=True))
             for param in group["params"]:

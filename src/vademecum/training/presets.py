@@ -93,8 +93,8 @@ def find(name: str) -> Preset:
 def build_host(name: str, *, size: int, vocab_size: int, length: int, ffn_width: int | None = None) -> PreTrainedModel:
     """Build a host from torch's current random state, without a network.
 
-    Size n means n layers, n heads of 32 and a hidden width of 32 n, with as many key-value heads as heads and the
-    embedding tied to the head.
+    Size n means n layers, n heads of 32 and a hidden width of 32 n, with as many key-value heads as heads. The
+    head is not tied to the embedding: a tied host would gain from any memory merely by getting a free input table.
 
     Args:
         name: one of :data:`PRESETS`.
@@ -123,7 +123,7 @@ def build_host(name: str, *, size: int, vocab_size: int, length: int, ffn_width:
     config = AutoConfig.for_model(
         preset.model_type,
         vocab_size=vocab_size,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         **_NO_SPECIAL_IDS,
         **{preset.names[what]: value for what, value in sizes.items() if what in preset.names},
         **{what: multiple * size for what, multiple in preset.per_size.items()},

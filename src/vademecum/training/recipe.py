@@ -25,6 +25,8 @@ class Recipe:
         batch: sequences per forward.
         length: tokens per sequence.
         lr: peak learning rate; ``vm.param_groups`` turns it into one rate per role.
+        embedding_ratio: rate of the host's input embedding over ``lr`` where it is not tied to the head. Lookup tables
+            want large steps; a host trained from scratch gets what a bank gets, so that neither wins by its step.
         optimizer: "adamw", or "muon" for the host's matrices with AdamW for everything else.
         warmup: share of the steps in which the rate rises from 0 to its peak.
         decay: share of the steps, at the end, in which it falls to 0.
@@ -42,7 +44,8 @@ class Recipe:
     steps: int = 1000
     batch: int = 8
     length: int = 256
-    lr: float = 3e-3
+    lr: float = 6e-3
+    embedding_ratio: float = 20.0
     optimizer: str = "adamw"
     warmup: float = 0.05
     decay: float = 0.3
@@ -61,7 +64,7 @@ class Recipe:
             self._require_integer(name, 1)
         for name in ("seed", "eval_every", "eval_tokens", "checkpoint_every"):
             self._require_integer(name, 0)
-        for name in ("lr", "warmup", "decay", "weight_decay", "clip"):
+        for name in ("lr", "embedding_ratio", "warmup", "decay", "weight_decay", "clip"):
             self._require_number(name)
         if self.lr == 0:
             raise ValueError("lr=0 was given, with which nothing is learned; write a rate such as lr=3e-3.")
