@@ -105,7 +105,8 @@ def _source(found: Results, data: str, drawings: Sequence[Drawing]) -> str:
         f'<p class="note">\u00b1 is half a 95 % interval over {len(found["plan"]["seeds"])} seeds. '
         f"Bold marks the best mean of a column and is "
         f"not a claim. Baseline: "
-        f"{escape(baseline)}, trained on {tables.count(rows[0].tokens)} tokens. Memory is the peak above the imported libraries.</p>"
+        f"{escape(baseline)}, trained on {tables.count(rows[0].tokens)} tokens. "
+        "Memory is the peak above the imported libraries.</p>"
         f"<dl>{notes}</dl>{pictures}</section>"
     )
 
