@@ -138,8 +138,9 @@ PRESETS: Mapping[str, Plan] = {
         arms=_arms("dense", "moe", "move", "move+moe"),
         seeds=(0, 1, 2),
         size=3,
+        heldout_tokens=60_000,
         recipe=Recipe(
-            steps=500, batch=8, length=128, eval_every=50, eval_tokens=20_000, checkpoint_every=250, keep=1, seed=0
+            steps=300, batch=8, length=128, eval_every=50, eval_tokens=10_000, checkpoint_every=150, keep=1, seed=0
         ),
     ),
     "hour": Plan(
