@@ -1,5 +1,5 @@
 # Every target sets itself up from a bare clone: a virtual environment in .venv, filled through constraints.txt.
-# Pass options on with ARGS, for example:  make demo ARGS="--seeds 3"     make test ARGS="-k files -x"
+# Pass options on with ARGS, for example:  make test ARGS="-k files -x"     make demo DEMO=runs/another
 # Where only a GPU build of torch is at hand, point pip at a CPU build (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL) to save space.
 
 PYTHON ?= python3
