@@ -30,10 +30,10 @@ def test_declared_flops_of_a_memory_are_those_measured() -> None:
     assert cost.flops_per_token(model, length=LENGTH) - bare <= declared * 1.02
 
 
-def test_a_table_counts_as_one_row_when_active() -> None:
+def test_tables_count_as_one_row_each_when_active() -> None:
     model = vm.attach(host(), vm.MoVE(slots=3))
     found = cost.measure(model, length=LENGTH)
-    assert found.total_params - found.active_params == 299 * 3 * 64
+    assert found.total_params - found.active_params == 299 * 3 * 64 + 299 * 64
     assert found.bytes_per_token == found.active_params * 4
 
 
