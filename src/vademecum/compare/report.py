@@ -188,9 +188,11 @@ METHOD = (
     ),
     (
         "Learning rates",
-        "One recipe for all arms, none tuned per arm. Tables that are read by token id take larger steps than matrices, "
+        "One recipe for all arms, none tuned per arm. Tables that are read by token id take larger steps than "
+        "matrices, "
         "since most rows are rarely read; the host\u2019s own input embedding gets the same kind of step in every arm, "
-        "dense included (embedding_ratio in the settings). A memory table\u2019s rate is divided by the number of slots, "
+        "dense included (embedding_ratio in the settings). A memory table\u2019s rate is divided by the number "
+        "of slots, "
         "because all slots of a token move together at the start: otherwise more slots would also mean larger steps.",
     ),
 )
