@@ -18,8 +18,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     {"files", "hosts", "ops", "lookup"},
     {"memory"},
-    {"experts", "record"},
-    {"kinds", "attach", "memories"},
+    {"experts", "recording"},
+    {"kinds", "attached", "surgery"},
     {"state", "roles", "saving"},
     {"vademecum"},
     {"training", "analysis"},
@@ -69,14 +69,14 @@ def test_a_module_imports_only_its_own_floor_and_those_below(path: Path) -> None
 def test_the_way_imports_are_read_finds_every_form_of_them(tmp_path: Path) -> None:
     path = tmp_path / "m.py"
     path.write_text(
-        "import vademecum as vm\nimport vademecum.files\nfrom vademecum import data, attach\n"
+        "import vademecum as vm\nimport vademecum.files\nfrom vademecum import data, hosts\n"
         "def f():\n    from vademecum.kinds.move import MoVE\n    import os\n"
     )
-    assert list(imported(path)) == ["vademecum", "files", "data", "attach", "kinds"]
+    assert list(imported(path)) == ["vademecum", "files", "data", "hosts", "kinds"]
 
 
 def test_attach_knows_no_kind_by_name() -> None:
-    assert "kinds" not in set(imported(ROOT / "attach.py"))
+    assert "kinds" not in set(imported(ROOT / "surgery.py"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=label)

@@ -59,7 +59,8 @@ def test_every_option_of_the_longer_commands_exists() -> None:
 
 def test_the_table_of_kinds_is_generated_from_the_kinds() -> None:
     shown = re.search(r"<!-- kinds: .*? -->\n(.*?)\n<!-- /kinds -->", README, flags=re.DOTALL)
-    assert shown is not None and shown.group(1) == vm.kinds.table()
+    assert shown is not None
+    assert shown.group(1) == vm.kinds.table()
 
 
 def test_every_file_the_readme_points_to_exists() -> None:

@@ -78,7 +78,12 @@ def train(
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
     batch: Annotated[int, typer.Option(help="Sequences per step.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
-    lr: Annotated[float, typer.Option(help="Highest learning rate; each role's is derived from it.")] = 3e-3,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Highest learning rate, from which each role's follows; 0.006 for a preset, 0.0003 for a folder."
+        ),
+    ] = None,
     optimizer: Annotated[str, typer.Option(help="adamw or muon (for matrices).")] = "adamw",
     dtype: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
     accumulate: Annotated[int, typer.Option(help="Batches per optimizer step.")] = 1,
@@ -95,11 +100,12 @@ def train(
     """Train a host with memories, from scratch or from a model folder. Ctrl-C saves; the same command goes on."""
     from vademecum.training import Recipe, commands
 
-    recipe = Recipe(
+    recipe = Recipe.for_host(
+        pretrained=commands.model_folder(host) is not None,
+        lr=lr,
         steps=steps,
         batch=batch,
         length=length,
-        lr=lr,
         optimizer=optimizer,
         dtype=dtype,
         accumulate=accumulate,

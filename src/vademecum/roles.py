@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from vademecum.attach import memories
 from vademecum.memory.base import Role
+from vademecum.surgery import memories
 
 #: Step of each role relative to the host's, before a module's own ``lr_scale`` (see docs/log.md for how it was found).
-LR_RATIO = {Role.HOST: 1.0, Role.ROUTER: 1.0, Role.EXPERT: 1.0, Role.BANK: 20.0}
+LR_RATIO = {Role.HOST: 1.0, Role.ROUTER: 1.0, Role.EXPERT: 1.0, Role.BANK: 60.0}
 
 
 def param_groups(
@@ -18,7 +18,7 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Optimizer groups of an attached model's trainable parameters, by role.
 
-    The bank's step is ``lr * 20 / slots``: table rows are read rarely and want large steps, and M slots that move
+    The bank's step is ``lr * 60 / slots``: table rows are read rarely and want large steps, and M slots that move
     together would otherwise move the value M times as far. A host that is trained from scratch beside a memory should
     have the same ratio for its own lookup table, the input embedding; otherwise the memory wins by its step alone
     (docs/decisions/0004). Matrices of the host and the experts decay; vectors, routers and tables do not.

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vademecum import files, hosts, kinds
-from vademecum.attach import attach, detach, memories
-from vademecum.memories import ROOT
+from vademecum.attached import ROOT
 from vademecum.state import load_memory_state_dict, memory_state_dict
+from vademecum.surgery import attach, detach, memories
 
 Model = TypeVar("Model", bound=nn.Module)
 

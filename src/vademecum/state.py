@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vademecum.attach import memories
+from vademecum.surgery import memories
 
 
 def memory_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -110,7 +110,7 @@ def test_the_same_command_again_finds_the_run_finished(train, trained):
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_a_model_folder_is_trained_in_its_own_tokens(train, model_folder, tmp_path, freeze):
+def test_amodel_folder_is_trained_in_its_own_tokens(train, model_folder, tmp_path, freeze):
     run = train(tmp_path / "run", host=str(model_folder), freeze_host=freeze)
     before = AutoModelForCausalLM.from_pretrained(model_folder).state_dict()
     after = state.host_state_dict(run.model)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from vademecum.attach import knocked_out
+from vademecum.surgery import knocked_out
 
 
 def knockout(model: nn.Module, evaluate: Callable[[], float]) -> float:

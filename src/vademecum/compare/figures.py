@@ -68,7 +68,7 @@ def _matrix(curve: Mapping[str, Sequence[Mapping[str, float]]], axis: str, grid:
     )
 
 
-def _curves(results: Results, data: str, axis: str, label: str, unit: float) -> tuple[Figure, str] | None:
+def _curves(results: Results, data: str, axis: str, label: str, unit: float) -> Figure | None:
     baseline = results["plan"]["baseline"]
     curves = {
         arm: c for arm, c in results["curves"].get(data, {}).items() if all(len(points) > 1 for points in c.values())
@@ -77,7 +77,6 @@ def _curves(results: Results, data: str, axis: str, label: str, unit: float) -> 
         return None
     look = looks(results)
     figure, (left, right) = style.canvas(columns=2, width=9.2, height=3.7)
-    ends: dict[str, float] = {}
     # A scaling curve's arms have a figure of their own; here they would be a thicket.
     core = [arm for arm in curves if arm in {a["name"] for a in results["plan"]["arms"]}]
     for arm in core:
@@ -93,12 +92,13 @@ def _curves(results: Results, data: str, axis: str, label: str, unit: float) -> 
         if arm == baseline or not shared:
             continue
         grid = grid[grid <= base_last]
+        if not len(grid):
+            continue  # the arm's first evaluation came after the baseline had finished
         delta = _matrix({s: curves[arm][s] for s in shared}, axis, grid) - _matrix(
             {s: curves[baseline][s] for s in shared}, axis, grid
         )
         right.plot(grid / unit, delta.mean(0), color=mark.color, ls=mark.line, label=arm)
         right.fill_between(grid / unit, delta.min(0), delta.max(0), color=mark.color, alpha=0.16, lw=0)
-        ends[arm] = float(delta.mean(0)[-1])
     last_values = np.concatenate([[p["bpb"] for p in points] for arm in core for points in curves[arm].values()])
     low, high = float(last_values.min()), float(np.quantile(last_values, 0.8))
     left.set_ylim(low - 0.04 * (high - low), high)
@@ -112,8 +112,7 @@ def _curves(results: Results, data: str, axis: str, label: str, unit: float) -> 
         axis_.set_xlabel(label)
         axis_.set_xlim(left=0)
     left.legend()
-    best = min(ends, key=lambda arm: ends[arm]) if ends else None
-    return figure, f"{best} {ends[best]:+.3f}" if best is not None else ""
+    return figure
 
 
 def loss_tokens(results: Results, data: str) -> Drawing | None:
@@ -123,12 +122,11 @@ def loss_tokens(results: Results, data: str) -> Drawing | None:
         return None
     return Drawing(
         f"loss-tokens-{slug(data)}",
-        "At equal tokens: held-out loss, and the gap to the baseline"
-        + (f" (lowest at the end: {drawn[1]})" if drawn[1] else ""),
+        "At equal tokens: held-out loss, and the gap to the baseline",
         "Left: bits per byte of held-out text during training, mean over seeds; band: lowest to highest seed. "
         "Right: the same curves "
         "less the baseline's at the same seed, which takes out what the seeds have in common. Below 0 is better.",
-        drawn[0],
+        drawn,
     )
 
 
@@ -139,12 +137,11 @@ def loss_seconds(results: Results, data: str) -> Drawing | None:
         return None
     return Drawing(
         f"loss-seconds-{slug(data)}",
-        "At equal time: the same curves against the clock"
-        + (f" (lowest where dense ends: {drawn[1]})" if drawn[1] else ""),
+        "At equal time: the same curves against the clock",
         "As above, against training seconds on this machine (evaluation and checkpoints are not counted). An arm "
         "that is better per "
         "token and worse here pays for its gain in time.",
-        drawn[0],
+        drawn,
     )
 
 

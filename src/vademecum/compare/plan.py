@@ -137,10 +137,11 @@ PRESETS: Mapping[str, Plan] = {
         data=("factbook",),
         arms=_arms("dense", "moe", "move", "move+moe"),
         seeds=(0, 1, 2),
-        size=3,
+        size=4,
+        vocab_size=2048,
         heldout_tokens=60_000,
         recipe=Recipe(
-            steps=300, batch=8, length=128, eval_every=50, eval_tokens=10_000, checkpoint_every=150, keep=1, seed=0
+            steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=1, seed=0
         ),
     ),
     "hour": Plan(
@@ -148,9 +149,11 @@ PRESETS: Mapping[str, Plan] = {
         arms=_arms("dense", "dense-wide", "lave", "move", "moe", "move+moe"),
         seeds=(0, 1, 2),
         size=4,
+        vocab_size=2048,
         curve=_arms("move-1", "move-2", "move-4"),
+        heldout_tokens=60_000,
         recipe=Recipe(
-            steps=400, batch=8, length=256, eval_every=40, eval_tokens=40_000, checkpoint_every=200, keep=1, seed=0
+            steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=1, seed=0
         ),
     ),
 }

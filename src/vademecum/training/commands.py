@@ -13,8 +13,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from vademecum import data, kinds, state
-from vademecum.attach import attach, memories
 from vademecum.memory.base import Kind
+from vademecum.surgery import attach, memories
 from vademecum.training import checkpoint, metrics, presets, run_file
 from vademecum.training.export import export
 from vademecum.training.loop import Run
@@ -65,7 +65,7 @@ def train(
     """
     recipe = recipe or Recipe()
     chosen: list[Kind] = [kinds.parse(text) for text in memory]
-    folder = _model_folder(host)
+    folder = model_folder(host)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     description = {"host": host, "size": None if folder else size, "seed": recipe.seed, "folder": str(folder or "")}
     corpus = _corpus(data_source, folder, vocab_size=vocab_size, cache=cache)
@@ -206,7 +206,7 @@ def sample(
     return stream.text
 
 
-def _model_folder(host: str) -> Path | None:
+def model_folder(host: str) -> Path | None:
     """The folder that ``host`` names, None where it is a preset."""
     folder = Path(host).expanduser()
     if host in presets.PRESETS:

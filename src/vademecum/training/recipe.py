@@ -59,6 +59,15 @@ class Recipe:
     checkpoint_every: int = 500
     keep: int = 2
 
+    @classmethod
+    def for_host(cls, *, pretrained: bool, lr: float | None = None, **settings: Any) -> Recipe:
+        """A recipe with the rates that suit the host: one from scratch, or one that has learned already.
+
+        A pretrained host moves slowly (3e-4), its embedding no faster than the rest of it.
+        """
+        rates: dict[str, Any] = {"lr": 3e-4, "embedding_ratio": 1.0} if pretrained else {}
+        return cls(**rates | ({} if lr is None else {"lr": lr}) | settings)
+
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "length", "accumulate", "keep"):
             self._require_integer(name, 1)

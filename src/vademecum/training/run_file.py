@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from vademecum import data, files, kinds, state
-from vademecum.attach import attach, memories
+from vademecum.surgery import attach, memories
 from vademecum.training.checkpoint import OtherArchitecture
 from vademecum.training.recipe import Recipe
 

@@ -18,7 +18,7 @@ from vademecum.hosts import Host
 from vademecum.lookup import IDS_KEYWORD, KEYWORD, Frame, Lookup
 from vademecum.memory.base import Cost, Kind, Part, Shared
 from vademecum.memory.sites import WRAPPERS, SiteWrapper
-from vademecum.record import Recording
+from vademecum.recording import Recording
 
 #: Name of the submodule under which an attached model holds what its layers share.
 ROOT = "vademecum"
@@ -35,8 +35,8 @@ class Wires:
         frame = kwargs.pop(KEYWORD, None)
         if frame is None and self.sites:
             raise RuntimeError(
-                f"layer {self.layer} did not hand its keywords on to {type(module).__name__}, so its memory has "
-                f"no token ids to look up; a host's layers must pass **kwargs to their attention before it can carry a memory."
+                f"layer {self.layer} did not hand its keywords on to {type(module).__name__}, so its memory has no "
+                f"ids to look up; a host's layers must pass **kwargs to their attention before it can carry a memory."
             )
         for site in self.sites:
             site.frame = frame
@@ -50,7 +50,7 @@ class Memories(nn.Module):
         kinds: the attached configs by key (a kind's name, numbered when it is attached more than once).
         shape: the numbers of the host.
         shared: by key, what a kind owns once for all layers.
-        muted: whether value memories contribute nothing (``vademecum.attach.knocked_out``).
+        muted: whether value memories contribute nothing (``vademecum.surgery.knocked_out``).
         recordings: who is listening (``vm.record``).
     """
 

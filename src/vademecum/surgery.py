@@ -14,9 +14,9 @@ from typing import TypeVar
 from torch import nn
 
 from vademecum import hosts
-from vademecum.memories import ROOT, Memories
+from vademecum.attached import ROOT, Memories
 from vademecum.memory.base import Kind, Part, Shared, Site, chosen_layers
-from vademecum.record import Recording
+from vademecum.recording import Recording
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -95,7 +95,7 @@ def record(model: nn.Module) -> Iterator[Recording]:
     """Within the block, every forward of ``model`` reports gates, expert load and auxiliary losses.
 
     Yields:
-        A :class:`~vademecum.record.Recording` that fills as forwards run.
+        A :class:`~vademecum.recording.Recording` that fills as forwards run.
     """
     root, recording = memories(model), Recording()
     root.recordings.append(recording)
