@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+PINS   ?= constraints.txt
+OLDEST ?= transformers==5.5.0
 ARGS   ?=
 DEMO   ?= runs/demo
 
@@ -14,7 +16,7 @@ SOURCES := $(wildcard src tests benchmarks)
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test test-oldest lint format bench clean
 
 help:  ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +29,10 @@ demo: $(READY)  ## train and compare dense, MoE, MoVE and both on real text; the
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+# The newest supported transformers is in constraints.txt; hooks into another library deserve the oldest as well.
+test-oldest:  ## run the contracts against the oldest transformers that is supported
+	$(MAKE) test VENV=.venv-oldest PINS=.venv-oldest.txt ARGS="tests/test_contracts.py tests/test_attach.py tests/test_sharded.py $(ARGS)"
+
 lint: $(READY)  ## ruff (lint and format) and mypy, changing nothing
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -38,17 +44,20 @@ format: $(READY)  ## let ruff rewrite what it can
 
 bench: $(READY)  ## run the benchmarks; numbers go to benchmarks/results
 	@set -e; found=; for script in benchmarks/*.py; do \
-	  [ -e "$$script" ] || continue; found=1; echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
+	  [ -e "$$script" ] && [ "$$script" != benchmarks/common.py ] || continue; found=1; echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
 	done; [ -n "$$found" ] || { echo "no benchmarks/*.py here" >&2; exit 1; }
 
 clean:  ## remove the environment and the tools' caches; runs/ stays
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-oldest.txt build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an interrupted set-up starts again; it is renewed when the pins or the metadata change.
-$(READY): pyproject.toml constraints.txt
+.venv-oldest.txt: constraints.txt Makefile
+	sed 's/^transformers==.*/$(OLDEST)/' $< > $@
+
+$(READY): pyproject.toml $(PINS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}: try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[dev,tensorboard]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) --no-build-isolation --editable '.[dev,tensorboard]'
 	@touch $@
