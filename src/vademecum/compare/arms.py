@@ -77,7 +77,7 @@ class Arm:
         )
 
 
-_MOVE = "move:slots=8"
+_MOVE = "move:slots=4"
 _MOE = "moe:experts=8,top_k=2"
 
 ARMS: Mapping[str, Arm] = {
@@ -85,7 +85,7 @@ ARMS: Mapping[str, Arm] = {
     for arm in (
         Arm(name="dense", note="the host alone"),
         Arm(name="lave", kinds=("lave",), note="a table per layer in the value stream"),
-        Arm(name="move", kinds=(_MOVE,), note="one table of 8 slots, shared by all layers, in the value stream"),
+        Arm(name="move", kinds=(_MOVE,), note="one table of 4 slots, shared by all layers, in the value stream"),
         Arm(name="moe", kinds=(_MOE,), note="8 experts, 2 per token, each half as wide as the dense feed-forward"),
         Arm(name="move+moe", kinds=(_MOVE, _MOE), note="both on one host"),
         Arm(name="dense-wide", total_like=(_MOVE,), note="no memory; feed-forward widened to MoVE's total parameters"),

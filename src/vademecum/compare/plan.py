@@ -150,11 +150,11 @@ PRESETS: Mapping[str, Plan] = {
         seeds=(0, 1, 2),
         size=4,
         vocab_size=2048,
-        curve=_arms("move-1", "move-2", "move-4"),
+        curve=_arms("move-1", "move-2", "move-8"),
         heldout_tokens=60_000,
         recipe=Recipe(
             steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=1, seed=0
         ),
     ),
 }
-"""Plans by name. ``hour`` takes its curve's 8-slot point from the arm ``move``."""
+"""Plans by name. ``hour`` takes its curve's 4-slot point from the arm ``move``."""
