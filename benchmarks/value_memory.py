@@ -30,7 +30,7 @@ def op(name: str, slots: int) -> Callable[[], None]:
     def run() -> None:
         with vm.ops.backend(name):
             for gate in gates:
-                mix_slots(gate, rows, lookup.inverse, lookup.bags(slots, 4)).backward(weight)
+                mix_slots(gate, rows, lookup).backward(weight)
 
     return run
 

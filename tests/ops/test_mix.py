@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from vademecum import ops
 from vademecum.lookup import Lookup
-from vademecum.ops.mix import mix_slots
+from vademecum.ops.mix import bag, cpu, mix_slots, naive
+
+PATHS = {
+    "naive": lambda gates, rows, lookup: naive.mix_slots(gates, rows, lookup.inverse),
+    "cpu": lambda gates, rows, lookup: cpu.mix_slots(gates, rows, lookup.inverse),
+    "bag": lambda gates, rows, lookup: bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2])),
+}
 
 
 def case(ids: torch.Tensor, slots: int, heads: int, dim: int, dtype: torch.dtype = torch.float32):
@@ -23,7 +29,7 @@ def case(ids: torch.Tensor, slots: int, heads: int, dim: int, dtype: torch.dtype
 def test_the_specification_is_the_equation() -> None:
     lookup, gates, rows = case(torch.tensor([[3, 1, 3], [0, 1, 1]]), slots=2, heads=2, dim=3)
     with ops.backend("naive"):
-        out = mix_slots(gates, rows, lookup.inverse, lookup.bags(2, 2))
+        out = mix_slots(gates, rows, lookup)
     for n in range(6):
         for h in range(2):
             expected = sum(gates[n, h, m] * rows[lookup.inverse[n], m, h] for m in range(2))
@@ -36,27 +42,36 @@ def test_the_specification_is_the_equation() -> None:
     heads=st.integers(1, 4),
     dim=st.sampled_from([1, 3, 8, 17]),
 )
-def test_the_fast_path_equals_the_specification_with_both_gradients(
+def test_every_path_equals_the_specification_with_both_gradients(
     ids: list[int], slots: int, heads: int, dim: int
 ) -> None:
     results = []
-    for name in ops.BACKENDS:
+    for path in PATHS.values():
         lookup, gates, rows = case(torch.tensor([ids]), slots, heads, dim)
-        with ops.backend(name):
-            out = mix_slots(gates, rows, lookup.inverse, lookup.bags(slots, heads))
+        out = path(gates, rows, lookup)
         weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
         (out * weight).sum().backward()
         results.append((out.detach(), gates.grad, rows.grad))
-    for fast, slow in zip(*results, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
+    specification, *others = results
+    for other in others:
+        for fast, slow in zip(other, specification, strict=True):
+            torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loops_take_what_a_cpu_trains_and_leave_the_rest_to_the_bag() -> None:
+    gates, rows = torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, 1)
+    assert cpu.supports(gates, rows) is None
+    assert cpu.supports(gates, rows.bfloat16()) is None
+    assert "float64" in (cpu.supports(gates, rows.double()) or "")
+    assert "meta" in (cpu.supports(gates.to("meta"), rows.to("meta")) or "")
 
 
 def test_the_fast_path_in_bf16_is_as_close_as_bf16_allows() -> None:
     ids = torch.randint(0, 20, (2, 30))
     lookup, gates, rows = case(ids, 4, 2, 16, torch.bfloat16)
-    out = mix_slots(gates, rows, lookup.inverse, lookup.bags(4, 2))
+    out = mix_slots(gates, rows, lookup)
     with ops.backend("naive"):
-        exact = mix_slots(gates.float(), rows.float(), lookup.inverse, lookup.bags(4, 2))
+        exact = mix_slots(gates.float(), rows.float(), lookup)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), exact, rtol=2e-2, atol=2e-2)
 
@@ -65,7 +80,7 @@ def test_the_fast_path_gives_the_same_bits_every_time() -> None:
     grads = []
     for _ in range(3):
         lookup, gates, rows = case(torch.arange(200).remainder(7).view(2, 100), 3, 2, 8)
-        mix_slots(gates, rows, lookup.inverse, lookup.bags(3, 2)).square().sum().backward()
+        mix_slots(gates, rows, lookup).square().sum().backward()
         grads.append(rows.grad)
     assert torch.equal(grads[0], grads[1])
     assert torch.equal(grads[1], grads[2])
@@ -82,3 +97,14 @@ def test_a_lookup_names_each_id_once_and_finds_every_token_again() -> None:
     assert lookup.unique.tolist() == [0, 2, 5, 9]
     assert torch.equal(lookup.unique[lookup.inverse].view_as(ids), ids)
     assert lookup.bags(3, 2) is lookup.bags(3, 2)
+
+
+def test_what_is_not_finite_comes_through() -> None:
+    lookup, gates, rows = case(torch.tensor([[1, 2, 1]]), slots=2, heads=1, dim=4)
+    with torch.no_grad():
+        rows[0, 0, 0, 1] = float("nan")
+        rows[1, 0, 0, 2] = float("inf")
+    out = cpu.mix_slots(gates, rows, lookup.inverse)
+    assert out[0, 0, 1].isnan()
+    assert out[1, 0, 2].isinf()
+    assert out[0, 0, 0].isfinite()

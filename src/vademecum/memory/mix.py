@@ -14,8 +14,7 @@ from vademecum.ops.mix import mix_slots
 
 def mixed(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
     """Sum of a token's slots ``[U, M, H, D]`` weighed by ``gates`` ``[N, H, M]``: ``[N, H, D]``."""
-    lookup = frame.addresses()
-    return mix_slots(gates, rows, lookup.inverse, lookup.bags(rows.shape[1], rows.shape[2]))
+    return mix_slots(gates, rows, frame.addresses())
 
 
 class SharedMix(ValuePart):
