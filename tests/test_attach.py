@@ -99,6 +99,13 @@ def test_two_kinds_of_one_name_on_different_layers_live_together() -> None:
         (lambda: vm.MoE(init="zeros"), "init='zeros'"),
         (lambda: vm.MoE(width=0), "width=0"),
         (lambda: vm.every(0), r"every\(0\)"),
+        (lambda: vm.MoVE(slots=2.5), r"MoVE\(slots=2.5\) was given; expected int"),
+        (lambda: vm.kinds.parse("move:slots=many"), r"slots='many'"),
+        (lambda: vm.kinds.parse("moe:top_k="), r"top_k=''"),
+        (lambda: vm.MoVE(scale="big"), r"scale='big'"),
+        (lambda: vm.MoVE(bank_std=-1.0), r"bank_std=-1.0\) was given; expected 0 or more"),
+        (lambda: vm.MoE(shared_width=-3), r"shared_width=-3"),
+        (lambda: vm.MoE(init="copy", top_k=1), r"write top_k=2 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused(kind, message: str) -> None:
@@ -144,11 +151,87 @@ def test_experts_alone_need_no_ids() -> None:
     assert model(inputs_embeds=model.get_input_embeddings()(tiny.ids())).logits.isfinite().all()
 
 
-def test_ids_outside_the_table_are_refused_after_the_vocabulary_grew() -> None:
+def test_ids_outside_the_table_are_refused_after_the_vocabulary_grew_and_a_load_adds_their_rows(tmp_path) -> None:
     model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    tiny.shake(model)
+    old, new = tiny.ids(), torch.tensor([[3, tiny.VOCABULARY + 1]])
+    before = model(input_ids=old).logits
     model.resize_token_embeddings(tiny.VOCABULARY + 4)
     with pytest.raises(ValueError, match=f"token id {tiny.VOCABULARY + 1} was given, but the bank has rows 0 to 60"):
-        model(input_ids=torch.tensor([[3, tiny.VOCABULARY + 1]]))
+        model(input_ids=new)
+    vm.save(model, tmp_path / "memory")
+    vm.load(vm.detach(model), tmp_path / "memory")
+    assert torch.equal(model(input_ids=old).logits[..., : tiny.VOCABULARY], before)
+    assert model(input_ids=new).logits.isfinite().all()
+
+
+def test_ids_that_do_not_fit_the_embeddings_are_refused() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    ids = tiny.ids()
+    with pytest.raises(ValueError, match="give one id for each position"):
+        model(inputs_embeds=model.get_input_embeddings()(ids), memory_ids=ids.t())
+
+
+def test_a_replaced_feed_forward_follows_the_models_mode() -> None:
+    """It used to come back in the mode it went in, with dropout on at evaluation."""
+    model = tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=9, n_embd=16, n_layer=1, n_head=2)).train()
+    vm.attach(model, vm.MoE(experts=2)).eval()
+    assert not any(module.training for module in vm.detach(model).modules())
+
+
+def test_a_second_thread_never_reads_the_first_ones_rows() -> None:
+    import threading
+
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
+    site = model.model.layers[0].self_attn.v_proj
+    from vademecum.lookup import Frame
+
+    site.give(Frame())
+    caught = []
+
+    def run() -> None:
+        try:
+            site(torch.zeros(1, 1, 32))
+        except RuntimeError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert "one forward at a time" in caught[0]
+
+
+def test_lost_auxiliary_losses_are_warned_of_and_can_be_added_by_hand() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoE(experts=4, balance_weight=1.0)).train()
+    with pytest.warns(RuntimeWarning, match=r"sum\(rec.losses.values\(\)\)"):
+        model(input_ids=tiny.ids())
+    with pytest.warns(RuntimeWarning, match="a forward method was called directly"):
+        model.forward(input_ids=tiny.ids(), labels=tiny.ids())
+    with vm.record(model) as rec:
+        bare = model.forward(input_ids=tiny.ids(), labels=tiny.ids()).loss
+    whole = model(input_ids=tiny.ids(), labels=tiny.ids()).loss
+    torch.testing.assert_close(bare + sum(rec.losses.values()), whole)
+    sum(rec.losses.values()).backward()
+    assert vm.memories(model).named()["moe.layers.0"].router.weight.grad.abs().sum() > 0
+
+
+def test_a_host_without_an_mlp_can_carry_a_value_memory_but_no_experts() -> None:
+    model = tf.OPTForCausalLM(
+        tf.OPTConfig(
+            vocab_size=tiny.VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=2,
+            ffn_dim=48,
+            num_attention_heads=4,
+            word_embed_proj_dim=32,
+            max_position_embeddings=64,
+        )
+    )
+    names = vm.hosts.Family(layers="decoder.layers")
+    with pytest.raises(ValueError, match="has no 'mlp'"):
+        vm.attach(model, vm.MoE(), host=names)
+    vm.attach(model, vm.MoVE(), host=names)
+    assert vm.memories(model).cost().params > 0
 
 
 def test_reentrant_checkpointing_is_refused() -> None:
@@ -231,11 +314,28 @@ def test_a_host_in_half_precision_gets_a_memory_in_half_precision() -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_a_host_with_a_memory_can_be_saved_by_transformers(tmp_path) -> None:
-    """A bank owned by every layer would make this fail on shared tensors."""
-    model = vm.attach(tiny.host("qwen3"), vm.MoVE())
-    model.save_pretrained(tmp_path)
-    assert (tmp_path / "model.safetensors").exists()
+@pytest.mark.parametrize("name", ["qwen3", "gpt2", "deepseek_v3"])
+def test_what_transformers_saves_of_an_attached_model_loads_as_its_host(name: str, tmp_path) -> None:
+    """Wrapped names in the file would load as freshly initialised projections; a replaced mlp would be lost."""
+    model = vm.attach(tiny.host(name), vm.MoVE(), vm.MoE(experts=2))
+    tiny.shake(model)
+    model.save_pretrained(tmp_path / "host")
+    vm.save(model, tmp_path / "memory")
+    loaded = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "host", attn_implementation="eager").eval()
+    both = vm.load(loaded, tmp_path / "memory")
+    assert torch.equal(both(input_ids=tiny.ids()).logits, model(input_ids=tiny.ids()).logits)
+    bare = tiny.host(name)(input_ids=tiny.ids()).logits
+    assert torch.equal(vm.detach(both)(input_ids=tiny.ids()).logits, bare)
+
+
+def test_a_state_dict_goes_into_another_attached_model() -> None:
+    model, other = (vm.attach(tiny.host("gpt2", seed), vm.MoVE(), vm.MoE(experts=2)) for seed in (0, 5))
+    tiny.shake(model)
+    missing = other.load_state_dict(model.state_dict())
+    assert not missing.missing_keys
+    assert not missing.unexpected_keys
+    assert torch.equal(other(input_ids=tiny.ids()).logits, model(input_ids=tiny.ids()).logits)
+    assert torch.equal(vm.detach(other)(input_ids=tiny.ids()).logits, vm.detach(model)(input_ids=tiny.ids()).logits)
 
 
 def test_auxiliary_losses_join_the_callers_loss_in_training_and_can_be_read_apart() -> None:
@@ -258,7 +358,7 @@ def test_recording_stops_with_its_block() -> None:
         model(input_ids=tiny.ids())
     model(input_ids=tiny.ids())
     assert len(rec.forwards) == 1
-    assert rec.keys() == ["move.layers.0", "move.layers.1"]
+    assert rec.layers() == ["move.layers.0", "move.layers.1"]
     assert rec.all("move.layers.0", "gates").shape == (20, 2, 4)
     with pytest.raises(ValueError, match=r"nothing was recorded for 'moe\.layers\.0'"):
         rec.all("moe.layers.0", "load")
@@ -289,7 +389,7 @@ def test_transformers_trainer_trains_an_attached_model(tmp_path) -> None:
             gradient_accumulation_steps=2,
             report_to=[],
             use_cpu=True,
-            save_strategy="no",
+            save_steps=2,
             gradient_checkpointing=True,
             gradient_checkpointing_kwargs={"use_reentrant": False},
             disable_tqdm=True,
@@ -298,7 +398,12 @@ def test_transformers_trainer_trains_an_attached_model(tmp_path) -> None:
     )
     result = trainer.train()
     assert result.training_loss > 0
-    assert any(not torch.equal(before[k], v) for k, v in vm.memories(model).state_dict().items())
+    trained = vm.memories(model).state_dict()
+    assert any(not torch.equal(before[k], v) for k, v in trained.items())
+    end = {key: value.clone() for key, value in model.state_dict().items()}
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, end[key], msg=key)
 
 
 def test_value_memories_compile_without_a_graph_break() -> None:

@@ -19,7 +19,7 @@ FLOORS = (
     {"files", "hosts", "ops", "lookup"},
     {"memory"},
     {"experts", "recording"},
-    {"kinds", "attached", "surgery"},
+    {"kinds", "attached", "surgery", "naming"},
     {"state", "roles", "saving"},
     {"vademecum"},
     {"training", "analysis"},

@@ -26,7 +26,6 @@ ddp = torch.nn.parallel.DistributedDataParallel(model)
 ids = tiny.ids(4, 12)[rank * 2 : rank * 2 + 2]
 loss = ddp(input_ids=ids, labels=ids).loss
 loss.backward()
-dist.all_reduce(loss.detach().clone())
 torch.save({"loss": loss.detach(), "grads": {n: p.grad for n, p in model.named_parameters()}}, f"{out}/{rank}.pt")
 dist.destroy_process_group()
 """

@@ -47,6 +47,7 @@ def _deepseek(dense_layers: int) -> tf.PreTrainedModel:
 
 HOSTS: Mapping[str, Callable[[], tf.PreTrainedModel]] = {
     "qwen3": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**LLAMA)),
+    "qwen2": lambda: tf.Qwen2ForCausalLM(tf.Qwen2Config(**{k: v for k, v in LLAMA.items() if k != "head_dim"})),
     "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**LLAMA)),
     "mistral": lambda: tf.MistralForCausalLM(tf.MistralConfig(**LLAMA)),
     "gemma3": lambda: tf.Gemma3ForCausalLM(

@@ -10,46 +10,30 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vademecum import data, hosts, kinds, ops, training
-    from vademecum.kinds.lave import LaVE
-    from vademecum.kinds.moe import MoE
-    from vademecum.kinds.move import MoVE
-    from vademecum.kinds.none import NoMemory
-    from vademecum.memory.base import every
-    from vademecum.roles import param_groups
-    from vademecum.saving import load, save
-    from vademecum.surgery import attach, detach, knocked_out, memories, record
+    # What type checkers see; a kind that is not listed here works all the same.
+    from vademecum import hosts as hosts
+    from vademecum import kinds as kinds
+    from vademecum import ops as ops
+    from vademecum.kinds.lave import LaVE as LaVE
+    from vademecum.kinds.moe import MoE as MoE
+    from vademecum.kinds.move import MoVE as MoVE
+    from vademecum.kinds.none import NoMemory as NoMemory
+    from vademecum.memory.base import every as every
+    from vademecum.roles import param_groups as param_groups
+    from vademecum.saving import load as load
+    from vademecum.saving import save as save
+    from vademecum.surgery import attach as attach
+    from vademecum.surgery import detach as detach
+    from vademecum.surgery import knocked_out as knocked_out
+    from vademecum.surgery import memories as memories
+    from vademecum.surgery import record as record
 
-__all__ = [
-    "LaVE",
-    "MoE",
-    "MoVE",
-    "NoMemory",
-    "attach",
-    "data",
-    "detach",
-    "every",
-    "hosts",
-    "kinds",
-    "knocked_out",
-    "load",
-    "memories",
-    "ops",
-    "param_groups",
-    "record",
-    "save",
-    "training",
-]
+__version__ = "0.1.0"
 
 #: Where each public name lives. Names are fetched when they are asked for, so that ``vademecum --help`` answers without
 #: waiting for torch.
 _HOMES: Mapping[str, str] = {
-    "LaVE": "kinds.lave",
-    "MoE": "kinds.moe",
-    "MoVE": "kinds.move",
-    "NoMemory": "kinds.none",
     "attach": "surgery",
-    "data": "",
     "detach": "surgery",
     "every": "memory.base",
     "hosts": "",
@@ -61,17 +45,25 @@ _HOMES: Mapping[str, str] = {
     "param_groups": "roles",
     "record": "surgery",
     "save": "saving",
-    "training": "",
 }
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _kind(name)
     value = importlib.import_module(f"{__name__}.{home or name}")
     return getattr(value, name) if home else value
 
 
+def _kind(name: str) -> Any:
+    """The class of a kind, such as ``vm.MoVE``: whatever the files in ``kinds/`` define."""
+    if not name.startswith("_"):
+        for kind in importlib.import_module(f"{__name__}.kinds").all().values():
+            if kind.__name__ == name:
+                return kind
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*_HOMES, *(kind.__name__ for kind in importlib.import_module(f"{__name__}.kinds").all().values())])

@@ -8,6 +8,7 @@ the layer's own hooks.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from vademecum.hosts import Host
 from vademecum.lookup import IDS_KEYWORD, KEYWORD, Frame, Lookup
 from vademecum.memory.base import Cost, Kind, Part, Shared
 from vademecum.memory.sites import WRAPPERS, SiteWrapper
+from vademecum.naming import LoadedNames, SavedNames
 from vademecum.recording import Recording
 
 #: Name of the submodule under which an attached model holds what its layers share.
@@ -39,7 +41,7 @@ class Wires:
                 f"ids to look up; a host's layers must pass **kwargs to their attention before it can carry a memory."
             )
         for site in self.sites:
-            site.frame = frame
+            site.give(frame)
         return args, kwargs
 
 
@@ -136,6 +138,10 @@ class Memories(nn.Module):
 
     def _hook(self) -> None:
         model, base, handles = self.host.model, self.host.base, self._handles
+        paths = {id(module): path for path, module in model.named_modules()}
+        wrappers = {paths[id(wrapper)]: wrapper for _, _, wrapper in self._sites}
+        handles.append(model.register_state_dict_post_hook(SavedNames(wrappers)))  # type: ignore[no-untyped-call]
+        handles.append(model.register_load_state_dict_pre_hook(LoadedNames(wrappers)))  # type: ignore[no-untyped-call]
         if model is not base:
             handles.append(model.register_forward_pre_hook(self.open_model, with_kwargs=True))
             handles.append(model.register_forward_hook(self.close_model, with_kwargs=True))
@@ -149,13 +155,14 @@ class Memories(nn.Module):
         """Put the host's own modules back and take the hooks off."""
         for handle in self._handles:
             handle.remove()
+        self._handles.clear()
         for site, layer, wrapper in self._sites:
             self.host.layers[layer].set_submodule(self.host.path(site), wrapper.original())
         delattr(self.host.model, ROOT)
 
     def open_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Pre-hook of the model given to ``attach``: opens the frame that will collect this forward's losses."""
-        return args, {**kwargs, KEYWORD: Frame()}
+        return args, {**kwargs, KEYWORD: Frame(summed=True)}
 
     def close_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Hook of the model given to ``attach``: auxiliary losses join the loss that the caller will see."""
@@ -168,17 +175,19 @@ class Memories(nn.Module):
         if not frame.losses:
             return output
         extra = torch.stack(list(frame.losses.values())).sum() * _share_of_batch(kwargs)
-        if isinstance(output, Mapping):
-            loss = output.get("loss")
-            if loss is not None:
-                output["loss"] = loss + extra.to(loss)  # type: ignore[index]
-        elif kwargs.get("labels") is not None:
+        if isinstance(output, Mapping) and output.get("loss") is not None:
+            output["loss"] = output["loss"] + extra.to(output["loss"])  # type: ignore[index]
+        elif not isinstance(output, Mapping) and kwargs.get("labels") is not None:
             output = (output[0] + extra.to(output[0]), *output[1:])
+        else:
+            self._warn_of_lost_losses(frame)
         return output
 
     def open_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Pre-hook of the base model: finds the addresses and reads what all layers share."""
         _refuse_reentrant(module, self.host.layers)
+        for _, _, wrapper in self._sites:
+            wrapper.give(None)  # what an interrupted forward left behind
         kwargs = dict(kwargs)
         frame: Frame = kwargs.pop(KEYWORD, None) or Frame()
         frame.opened, frame.training, frame.muted = True, module.training, self.muted
@@ -190,6 +199,12 @@ class Memories(nn.Module):
                 raise ValueError(
                     f"inputs_embeds was given without token ids, but the attached memory is looked up by id; pass the "
                     f"ids the embeddings stand for as {IDS_KEYWORD}=, or pass input_ids instead."
+                )
+            embeds = kwargs.get("inputs_embeds")
+            if embeds is not None and ids.shape != embeds.shape[:2]:
+                raise ValueError(
+                    f"{IDS_KEYWORD} is {list(ids.shape)}, but inputs_embeds is {list(embeds.shape)}; give one id "
+                    f"for each position, [batch, tokens]."
                 )
             frame.lookup = Lookup.of(ids)
             for key, bank in self.shared.items():
@@ -210,6 +225,18 @@ class Memories(nn.Module):
                 part.settle(frame)
         for recording in self.recordings:
             recording.take(frame)
+        if not frame.summed:
+            self._warn_of_lost_losses(frame)
+
+    def _warn_of_lost_losses(self, frame: Frame) -> None:
+        if frame.losses and torch.is_grad_enabled() and not self.recordings and not torch.compiler.is_compiling():
+            warnings.warn(
+                "a training forward computed auxiliary losses that reach no loss: labels were not given, or the base "
+                "model or a forward method was called directly. Give the model labels=, or run the forward in "
+                "vm.record(model) as rec and add sum(rec.losses.values()) to your loss.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def _share_of_batch(kwargs: Mapping[str, Any]) -> float | Tensor:

@@ -256,12 +256,12 @@ def find(model: nn.Module, family: Family | None = None) -> Host:
         raise ValueError(
             f"unknown host family {name!r}; known are {', '.join(sorted(FAMILIES))}. Supply three facts with "
             f"attach(..., host=vm.hosts.Family(layers=..., attention=... and value=..., slice=...)): where the layers "
-            f"are, which linear map makes the values, and which slice of its output they are{hint}."
+            f"are, which linear map makes the values, and which slice of its output they are (experts also ask for "
+            f"feed_forward=, names= and activation=){hint}."
         )
     try:
         layers = tuple(base.get_submodule(family.layers).children())
         value = layers[0].get_submodule(f"{family.attention}.{family.value}")
-        layers[0].get_submodule(family.feed_forward)
     except (AttributeError, IndexError) as error:
         raise ValueError(
             f"the names of family {name!r} do not fit {type(model).__name__}: {error}. Give attach a "

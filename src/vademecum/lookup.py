@@ -33,6 +33,7 @@ class Lookup:
     unique: Tensor
     inverse: Tensor
     _bags: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+    _bounds: tuple[int, int] | None = field(default=None, repr=False)
 
     @staticmethod
     def of(ids: Tensor) -> Lookup:
@@ -59,6 +60,27 @@ class Lookup:
             self._bags[key] = rows.reshape(-1, slots)
         return self._bags[key]
 
+    def require_within(self, rows: int) -> None:
+        """Raise ValueError for an id that a table of ``rows`` rows does not have; costs one wait for the device."""
+        if torch.compiler.is_compiling() or not self.unique.numel():
+            return
+        if self._bounds is None:
+            object.__setattr__(self, "_bounds", (int(self.unique.min()), int(self.unique.max())))
+        assert self._bounds is not None
+        low, high = self._bounds
+        if low < 0 or high >= rows:
+            raise ValueError(
+                f"token id {low if low < 0 else high} was given, but the bank has rows 0 to {rows - 1}; if the host's "
+                f"vocabulary grew after attach, save the memory, detach it and load it again: vm.load gives a grown "
+                f"host the rows it lacks."
+            )
+
+    def on(self, device: torch.device) -> Lookup:
+        """This lookup on another device, for hosts that are spread over several."""
+        if self.inverse.device == device:
+            return self
+        return Lookup(self.ids.to(device), self.unique.to(device), self.inverse.to(device))
+
 
 @dataclass
 class Frame:
@@ -75,6 +97,9 @@ class Frame:
         losses: by layer key and name, auxiliary losses (scalars, already weighted).
         loads: by layer key, share of assignments per expert ``[E]``.
         stats: by layer key, what the layer reports while recording.
+        per_token: names of the statistics whose first dimension is the tokens.
+        opened: whether a base model has filled the frame.
+        summed: whether the model given to ``attach`` will add the losses to the caller's.
     """
 
     lookup: Lookup | None = None
@@ -82,12 +107,19 @@ class Frame:
     recording: bool = False
     muted: bool = False
     opened: bool = False
+    summed: bool = False
     mask: Tensor | None = None
     shared: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
     loads: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    per_token: set[str] = field(default_factory=set)
+
+    def report(self, key: str, *, per_token: Mapping[str, Tensor], once: Mapping[str, Tensor] | None = None) -> None:
+        """Write a layer's statistics: ``per_token`` ones begin with the tokens, ``once`` ones do not."""
+        self.stats[key] = {name: value.detach() for name, value in {**per_token, **(once or {})}.items()}
+        self.per_token |= set(per_token)
 
     def addresses(self) -> Lookup:
         """The lookup, for parts that cannot do without one."""

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vademecum import files, hosts, kinds
 from vademecum.attached import ROOT
@@ -51,7 +52,8 @@ def load(model: Model, folder: str | Path, *, host: hosts.Family | None = None) 
     """Attach the memory in ``folder`` to ``model``, or fill a memory of the same kinds that is attached already.
 
     Args:
-        model: a host of the numbers that the memory was made for.
+        model: a host of the numbers that the memory was made for; its vocabulary may have grown since, the new ids'
+            rows then start like those of a fresh memory.
         folder: what :func:`save` wrote.
         host: names of the host's modules, for families that ``vademecum.hosts`` does not know.
 
@@ -66,8 +68,10 @@ def load(model: Model, folder: str | Path, *, host: hosts.Family | None = None) 
     files.verify_folder(source)
     try:
         about = json.loads((source / "memory.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{source} holds no memory.json; give load a folder that vm.save wrote.") from None
+        (source / "memory.safetensors").stat()
+    except FileNotFoundError as error:
+        name = Path(str(error.filename)).name
+        raise ValueError(f"{source} holds no {name}; give load a folder that vm.save wrote.") from None
     if about.get("format") != FORMAT:
         raise ValueError(
             f"{source} has memory format {about.get('format')!r}, this version reads {FORMAT}; "
@@ -84,19 +88,34 @@ def load(model: Model, folder: str | Path, *, host: hosts.Family | None = None) 
             f"{type(model).__name__}; call vm.detach(model) first, load attaches what the folder holds."
         )
     try:
-        load_memory_state_dict(model, load_file(str(source / "memory.safetensors")))
-    except Exception:
+        tensors = load_file(str(source / "memory.safetensors"))
+        load_memory_state_dict(model, _grown(tensors, model, int(about["host"]["vocabulary"])))
+    except BaseException:
         if fresh:
             detach(model)
         raise
     return model
 
 
+def _grown(tensors: dict[str, Tensor], model: nn.Module, rows: int) -> dict[str, Tensor]:
+    """``tensors`` with the rows that a vocabulary of more than ``rows`` ids needs, as a fresh memory has them."""
+    have = memory_state_dict(model)
+    for name, tensor in tensors.items():
+        wanted = have.get(name)
+        grows = wanted is not None and wanted.shape[1:] == tensor.shape[1:] and len(tensor) == rows < len(wanted)
+        if wanted is not None and grows:
+            tensors[name] = torch.cat([tensor.to(wanted), wanted.detach()[rows:]])
+    return tensors
+
+
 def _require_same_host(model: nn.Module, saved: dict[str, Any], source: Path, family: hosts.Family | None) -> None:
     root = getattr(model, ROOT, None)
     shape = (root.shape if root is not None else hosts.find(model, family).shape).to_dict()
+    grown = {"vocabulary": shape["vocabulary"]} if saved.get("vocabulary", 0) < shape["vocabulary"] else {}
     different = [
-        f"{key} {saved.get(key)!r} (this host: {value!r})" for key, value in shape.items() if saved.get(key) != value
+        f"{key} {saved.get(key)!r} (this host: {value!r})"
+        for key, value in shape.items()
+        if {**saved, **grown}.get(key) != value
     ]
     if different:
         raise ValueError(

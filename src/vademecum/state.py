@@ -28,16 +28,11 @@ def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
     A module that a memory took the place of is included as it was.
     """
     root = memories(model)
-    paths = {id(module): name for name, module in model.named_modules()}
-    wrappers = {f"{paths[id(wrapper)]}.": wrapper for _, _, wrapper in root.sites()}
-    own = f"{paths[id(root)]}."
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if not name.startswith(own) and not any(name.startswith(prefix) for prefix in wrappers):
-            tensors[name] = tensor
-    for prefix, wrapper in wrappers.items():
-        for name, tensor in wrapper.original().state_dict(keep_vars=True).items():
-            tensors[prefix + name] = tensor
+    paths = {id(module): path for path, module in model.named_modules()}
+    memory = [f"{paths[id(wrapper)]}.memory." for _, _, wrapper in root.sites()] + [f"{paths[id(root)]}."]
+    tensors = {
+        name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not name.startswith(tuple(memory))
+    }
     seen: set[int] = set()
     return {name: t for name, t in tensors.items() if not (id(t) in seen or seen.add(id(t)))}  # type: ignore[func-returns-value]
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from vademecum import hosts
 from vademecum.attached import ROOT, Memories
@@ -29,6 +30,11 @@ def memories(model: nn.Module) -> Memories:
     """
     root = getattr(model, ROOT, None)
     if not isinstance(root, Memories):
+        inner = getattr(model, "module", None)
+        if isinstance(getattr(inner, ROOT, None), Memories):
+            raise ValueError(
+                f"this {type(model).__name__} wraps a model with memories; give the model inside, .module."
+            )
         raise ValueError(f"this {type(model).__name__} has no memory; attach one with vm.attach(model, vm.MoVE()).")
     return root
 
@@ -126,13 +132,40 @@ def _keys(kinds: tuple[Kind, ...]) -> dict[str, Kind]:
 
 
 def _site(host: hosts.Host) -> Site:
-    value = host.module(0, "value").weight
+    def value(layer: int) -> Tensor:
+        weight: Tensor = host.module(layer, "value").weight  # type: ignore[assignment]
+        if weight.is_meta:
+            raise ValueError(
+                f"layer {layer} of the host holds no weights yet (device meta); load or materialise the host first."
+            )
+        return weight
+
+    def feed_forward(layer: int) -> nn.Module:
+        try:
+            return host.module(layer, "feed_forward")
+        except AttributeError as error:
+            raise ValueError(
+                f"layer {layer} of this {host.shape.family} host has no {host.family.feed_forward!r}; give attach a "
+                f"host=vm.hosts.Family(feed_forward=...) with the name that print(model) shows."
+            ) from error
+
+    def activation() -> str:
+        name = getattr(host.config, host.family.activation, None)
+        if name is None:
+            raise ValueError(
+                f"the config of this {host.shape.family} host has no {host.family.activation!r}; give attach a "
+                f"host=vm.hosts.Family(activation=...) with the entry that names the feed-forward's activation."
+            )
+        return str(name)
+
+    # Quantised weights are integers; the memory is then held in the type the host computes in.
+    dtype = value(0).dtype if value(0).dtype.is_floating_point else getattr(host.config, "dtype", None) or torch.float32
     return Site(
         shape=host.shape,
-        dtype=value.dtype,  # type: ignore[arg-type]
-        device=value.device,  # type: ignore[arg-type]
-        feed_forward={layer: host.module(layer, "feed_forward") for layer in range(host.shape.layers)},
+        dtype=dtype,
+        device=lambda layer: value(layer).device,
+        feed_forward=feed_forward,
         names=host.family.names,
-        activation=str(getattr(host.config, host.family.activation)),
+        activation=activation,
         init_std=float(getattr(host.config, "initializer_range", 0.02)),
     )

@@ -114,8 +114,14 @@ def test_both_balances_even_out_a_lopsided_router() -> None:
             optimizer.zero_grad()
         with vm.record(model) as rec:
             model(input_ids=tiny.ids(16, 16, seed=999))
-        return max(float(rec.all(key, "load").max()) for key in rec)
+        return max(float(rec.all(key, "load").max()) for key in rec.layers())
 
     free = spread(None, None)
     assert spread("aux", 0.1) < free
     assert spread("bias", 0.02) < free
+
+
+def test_the_biases_stay_in_full_precision_on_a_host_in_half() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoE(experts=4, balance="bias")).to(torch.bfloat16)
+    part = next(part for _, _, part in vm.memories(model).parts())
+    assert part.balance.offsets.dtype == torch.float32

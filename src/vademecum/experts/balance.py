@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from vademecum.experts.router import Routes
@@ -82,7 +82,9 @@ class AuxiliaryLoss(Balance):
 class BiasBalance(Balance):
     """A bias per expert that rises while its load is below the mean (DeepSeek-V3; arXiv:2408.15664, algorithm 1).
 
-    The update is ``b += rate * sign(mean - load)``, centred so that the biases do not drift together.
+    The update is ``b += rate * sign(mean - load)``, centred so that the biases do not drift together. It is made after
+    every training forward, on that micro-batch's load: with gradient accumulation the bias moves once per micro-batch.
+    Under DistributedDataParallel every process has rank 0's biases, because buffers are broadcast from there.
 
     Attributes:
         offsets: ``[E]`` fp32 buffer.
@@ -101,11 +103,14 @@ class BiasBalance(Balance):
     @torch.no_grad()
     def settle(self, key: str, frame: Frame) -> None:
         load = frame.loads[key]
-        if dist.is_available() and dist.is_initialized():
-            load = load.clone()
-            dist.all_reduce(load)
         step = self.rate * torch.sign(load.mean() - load)
         self.offsets.add_(step - step.mean())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> BiasBalance:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # A host in half precision would round the small steps away.
+        self.offsets = self.offsets.float()
+        return self
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"

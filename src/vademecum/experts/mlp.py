@@ -25,6 +25,18 @@ def host_width(feed_forward: nn.Module, names: FeedForwardNames) -> int:
     return input_output(feed_forward.get_submodule(names.down)).shape[0]
 
 
+def biased(feed_forward: nn.Module, names: FeedForwardNames) -> bool:
+    """Whether the linear maps of a dense host feed-forward have biases; all of them or none."""
+    maps = [feed_forward.get_submodule(name) for name in (names.gate, names.up, names.down) if name]
+    found = {getattr(linear, "bias", None) is not None for linear in maps}
+    if len(found) > 1:
+        raise ValueError(
+            f"some linear maps of the {type(feed_forward).__name__} have a bias and some have none, but experts are "
+            f"alike throughout; MoE cannot take this feed-forward's place, leave its layers out with layers=[...]."
+        )
+    return found.pop()
+
+
 class Experts(nn.Module):
     """E feed-forward networks: ``down(act(gate(x)) * up(x))``, or ``down(act(up(x)))`` where the host's is ungated.
 
@@ -85,14 +97,14 @@ class Experts(nn.Module):
         def apply(expert: int, x: Tensor) -> Tensor:
             inner = x @ ups[expert]
             if self.up_bias is not None:
-                inner = inner + self.up_bias[expert]
+                inner = inner + self.up_bias[expert].to(inner.dtype)
             if self.gated:
                 gate, linear = inner.chunk(2, dim=-1)
                 inner = self.act(gate) * linear
             else:
                 inner = self.act(inner)
             out: Tensor = inner @ downs[expert]
-            return out if self.down_bias is None else out + self.down_bias[expert]
+            return out if self.down_bias is None else out + self.down_bias[expert].to(out.dtype)
 
         done: Tensor = run_experts(hidden, routes.chosen, routes.weights, self.experts, apply)
         return done

@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 
 from vademecum.kinds.move import gate_width
 from vademecum.memory.bank import Bank
-from vademecum.memory.base import Built, Kind, Site
+from vademecum.memory.base import Built, Kind, Site, require_not_negative
 from vademecum.memory.gates import Gates
 from vademecum.memory.mix import OwnTable
 
@@ -36,11 +36,15 @@ class LaVE(Kind):
     title: ClassVar[str] = "Layer-wise value embeddings"
     paper: ClassVar[str] = "arXiv:2601.22887 (baseline)"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_not_negative(self, "bank_std", "gate_std")
+
     def build(self, site: Site, layers: tuple[int, ...]) -> Built:
         shape = site.shape
         width = gate_width(self.gate_width, shape.hidden, "LaVE")
 
-        def part() -> OwnTable:
+        def part(layer: int) -> OwnTable:
             bank = Bank(
                 shape.vocabulary,
                 1,
@@ -48,7 +52,7 @@ class LaVE(Kind):
                 shape.value_dim,
                 std=self.bank_std,
                 dtype=site.dtype,
-                device=site.device,
+                device=site.device(layer),
             )
             gates = Gates(
                 width,
@@ -57,11 +61,15 @@ class LaVE(Kind):
                 std=self.gate_std / math.sqrt(width),
                 quiet=0,
                 dtype=site.dtype,
-                device=site.device,
+                device=site.device(layer),
             )
             return OwnTable(bank, gates)
 
-        return Built({layer: part() for layer in layers})
+        return Built({layer: part(layer) for layer in layers})
+
+    @property
+    def neutral(self) -> bool:
+        return self.bank_std == 0
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

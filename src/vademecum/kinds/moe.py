@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vademecum.experts.balance import BALANCES, Balance, load_of, z_loss
-from vademecum.experts.mlp import Experts, host_width, input_output
+from vademecum.experts.mlp import Experts, biased, host_width, input_output
 from vademecum.experts.router import Router, Routes
 from vademecum.lookup import Frame
-from vademecum.memory.base import Built, Cost, FeedForwardPart, Kind, Site, dense_cost, require
+from vademecum.memory.base import Built, Cost, FeedForwardPart, Kind, Site, dense_cost, require, require_not_negative
 
 
 class ExpertMixture(FeedForwardPart):
@@ -61,17 +61,12 @@ class ExpertMixture(FeedForwardPart):
             if self.z_weight:
                 frame.losses[f"{self.key}.z"] = self.z_weight * z_loss(routes, frame.mask)
         if frame.recording:
-            frame.stats[self.key] = self.report(routes, load)
-
-    def report(self, routes: Routes, load: Tensor) -> dict[str, Tensor]:
-        """What ``vm.record`` shows of a layer: load, choices, weights and the router's mean entropy in nats."""
-        entropy = -(routes.scores * routes.scores.clamp_min(1e-20).log()).sum(-1).mean()
-        return {
-            "load": load.detach(),
-            "experts": routes.chosen.detach(),
-            "weights": routes.weights.detach(),
-            "entropy": entropy.detach(),
-        }
+            entropy = -(routes.scores * routes.scores.clamp_min(1e-20).log()).sum(-1).mean()
+            frame.report(
+                self.key,
+                per_token={"experts": routes.chosen, "weights": routes.weights},
+                once={"load": load, "entropy": entropy},
+            )
 
     def snapshot(self) -> Tensor | None:
         bias = self.balance.bias()
@@ -107,6 +102,8 @@ def everyone(flat: Tensor) -> Routes:
 class MoE(Kind):
     """Mixture of experts.
 
+    The experts have the form of the host's feed-forward, without any dropout it may have inside.
+
     Attributes:
         experts: E, how many there are.
         top_k: k, how many a token goes to.
@@ -131,6 +128,7 @@ class MoE(Kind):
     title: ClassVar[str] = "Mixture of experts"
     paper: ClassVar[str] = "arXiv:2101.03961, arXiv:2401.04088"
     addressed: ClassVar[bool] = False
+    replaces_feed_forward: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,14 +146,21 @@ class MoE(Kind):
             f"MoE(init={self.init!r}) was given; expected 'random' or 'copy'.",
         )
         require(
+            self.init != "copy" or self.top_k > 1,
+            "MoE(init='copy', top_k=1) was given, but a single active expert is weighed by its probability, which "
+            "would shrink what the host's feed-forward puts out; write top_k=2 or more, or init='random'.",
+        )
+        require_not_negative(self, "z_weight", "balance_weight", "shared_width")
+        require(
             self.width is None or self.width >= 1,
             f"MoE(width={self.width}) was given; expected 1 or more, or None for 1/top_k of the host's width.",
         )
 
     def build(self, site: Site, layers: tuple[int, ...]) -> Built:
-        return Built({layer: self._part(site, site.feed_forward[layer], layer) for layer in layers})
+        return Built({layer: self._part(site, layer) for layer in layers})
 
-    def _part(self, site: Site, host: nn.Module, layer: int) -> ExpertMixture:
+    def _part(self, site: Site, layer: int) -> ExpertMixture:
+        host = site.feed_forward(layer)
         try:
             whole = host_width(host, site.names)
             down = host.get_submodule(site.names.down)
@@ -167,8 +172,8 @@ class MoE(Kind):
         width = self._width(whole)
         shape = {
             "gated": site.names.gated,
-            "biased": getattr(down, "bias", None) is not None,
-            "activation": site.activation,
+            "biased": biased(host, site.names),
+            "activation": site.activation(),
             "std": site.init_std,
             "dtype": input_output(down).dtype,
             "device": input_output(down).device,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from vademecum.memory.bank import Bank
-from vademecum.memory.base import Built, Kind, Site, require
+from vademecum.memory.base import Built, Kind, Site, require, require_not_negative
 from vademecum.memory.gates import Gates
 from vademecum.memory.mix import SharedMix
 
@@ -46,6 +46,7 @@ class MoVE(Kind):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_not_negative(self, "bank_std", "gate_std")
         require(self.slots >= 1, f"MoVE(slots={self.slots}) was given; expected 1 or more slots, such as slots=4.")
         require(
             self.slots == 1 or self.bank_std > 0 or self.gate_std > 0,
@@ -63,10 +64,10 @@ class MoVE(Kind):
             shape.value_dim,
             std=self.bank_std,
             dtype=site.dtype,
-            device=site.device,
+            device=site.device(layers[0]),
         )
 
-        def part() -> SharedMix:
+        def part(layer: int) -> SharedMix:
             gates = Gates(
                 width,
                 shape.value_heads,
@@ -74,11 +75,15 @@ class MoVE(Kind):
                 std=self.gate_std / math.sqrt(width),
                 quiet=1,
                 dtype=site.dtype,
-                device=site.device,
+                device=site.device(layer),
             )
             return SharedMix(gates, self.slots, shape.value_dim, self.scale)
 
-        return Built({layer: part() for layer in layers}, bank)
+        return Built({layer: part(layer) for layer in layers}, bank)
+
+    @property
+    def neutral(self) -> bool:
+        return self.bank_std == 0
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -20,6 +20,10 @@ class NoMemory(Kind):
     def build(self, site: Site, layers: tuple[int, ...]) -> Built:
         return Built({})
 
+    @property
+    def neutral(self) -> bool:
+        return True
+
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return (cls(),)

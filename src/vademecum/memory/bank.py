@@ -40,18 +40,11 @@ class Bank(Shared):
         """Rows ``[U, M, H, D]`` of the forward's distinct ids.
 
         Raises:
-            ValueError: an id below 0 or past the last row.
+            ValueError: an id below 0 or past the last row (inside a compiled graph the index itself fails).
         """
-        unique = frame.addresses().unique
-        if not torch.compiler.is_compiling() and unique.numel():
-            low, high = int(unique.min()), int(unique.max())
-            if low < 0 or high >= len(self.weight):
-                raise ValueError(
-                    f"token id {low if low < 0 else high} was given, but the bank has rows 0 to {len(self.weight) - 1}"
-                    f"; if the host's vocabulary grew after attach, call vm.save, vm.detach, vm.attach with the grown "
-                    f"host, then train the new rows."
-                )
-        rows = self.weight[unique].view(-1, self.slots, self.heads, self.dim)
+        lookup = frame.addresses()
+        lookup.require_within(len(self.weight))
+        rows = self.weight[lookup.unique.to(self.weight.device)].view(-1, self.slots, self.heads, self.dim)
         if torch.is_autocast_enabled(rows.device.type):
             rows = rows.to(torch.get_autocast_dtype(rows.device.type))
         return rows

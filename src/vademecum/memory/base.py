@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -37,7 +37,7 @@ class Every:
             raise ValueError(f"every({self.step}) was given; expected a step of 1 or more, such as every(2).")
 
 
-Layers = str | tuple[int, ...] | Every
+Layers = str | int | Sequence[int] | Every
 
 
 def every(step: int) -> Every:
@@ -51,6 +51,8 @@ def chosen_layers(layers: Layers, count: int, kind: str) -> tuple[int, ...]:
         return tuple(i for i in range(count) if (count - 1 - i) % layers.step == 0)
     if layers == "all":
         return tuple(range(count))
+    if isinstance(layers, int):
+        layers = (layers,)
     if isinstance(layers, str) or not layers:
         raise ValueError(
             f"{kind}(layers={layers!r}) was given; expected 'all', a list of layer numbers or every(n), "
@@ -165,14 +167,24 @@ class Built:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What a kind may know of the host while it builds: numbers, and the modules it stands at."""
+    """What a kind may know of the host while it builds: numbers, and what it asks for of a layer.
+
+    Attributes:
+        shape: the host's numbers.
+        dtype: floating-point type of the host's value projections.
+        device: by layer, where its value projection lies.
+        feed_forward: by layer, the module there; ValueError where the host names none.
+        names: what the feed-forward's linear maps are called.
+        activation: the feed-forward's activation, by its name in Transformers.
+        init_std: standard deviation of the host's own weights at the start.
+    """
 
     shape: HostShape
     dtype: torch.dtype
-    device: torch.device
-    feed_forward: Mapping[int, nn.Module]
+    device: Callable[[int], torch.device]
+    feed_forward: Callable[[int], nn.Module]
     names: FeedForwardNames
-    activation: str
+    activation: Callable[[], str]
     init_std: float
 
 
@@ -191,10 +203,23 @@ class Kind(ABC):
     paper: ClassVar[str]
     addressed: ClassVar[bool] = True
     """Whether its rows are found by token ids."""
+    replaces_feed_forward: ClassVar[bool] = False
+    """Whether it needs a dense feed-forward to take the place of."""
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(self.layers))
+        for f in dataclasses.fields(self):
+            value, allowed = getattr(self, f.name), _TYPES.get(str(f.type))
+            if allowed is not None and (not isinstance(value, allowed) or isinstance(value, bool)):
+                raise ValueError(
+                    f"{type(self).__name__}({f.name}={value!r}) was given; expected {f.type}, such as {f.default!r}."
+                )
+
+    @property
+    def neutral(self) -> bool:
+        """Whether attaching it leaves the host's logits bitwise as they were."""
+        return False
 
     @abstractmethod
     def build(self, site: Site, layers: tuple[int, ...]) -> Built:
@@ -231,6 +256,25 @@ class Kind(ABC):
         elif isinstance(layers, list):
             values["layers"] = tuple(layers)
         return cls(**values)
+
+
+#: What a setting's annotation admits; a whole number is also a number.
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "str": (str,),
+    "str | None": (str, type(None)),
+}
+
+
+def require_not_negative(kind: Kind, *names: str) -> None:
+    """Raise ValueError for a setting of ``kind`` among ``names`` that is below zero (None passes)."""
+    for name in names:
+        value = getattr(kind, name)
+        if value is not None and not value >= 0:
+            raise ValueError(f"{type(kind).__name__}({name}={value!r}) was given; expected 0 or more.")
 
 
 def require(condition: bool, message: str) -> None:

@@ -14,7 +14,7 @@ from vademecum.ops.mix import mix_slots
 
 def mixed(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
     """Sum of a token's slots ``[U, M, H, D]`` weighed by ``gates`` ``[N, H, M]``: ``[N, H, D]``."""
-    return mix_slots(gates, rows, frame.addresses())
+    return mix_slots(gates, rows.to(gates.device), frame.addresses().on(gates.device))
 
 
 class SharedMix(ValuePart):
@@ -30,7 +30,7 @@ class SharedMix(ValuePart):
             return value
         gates: Tensor = self.gate(hidden).flatten(0, -3)
         if frame.recording:
-            frame.stats[self.key] = {"gates": gates.detach()}
+            frame.report(self.key, per_token={"gates": gates})
         update = mixed(frame.shared[self.kind_key], self.scale * gates[..., 1:], frame)
         base = gates[..., 0].view(*value.shape[:-1], 1).to(value.dtype)
         out: Tensor = base * value + update.view_as(value).to(value.dtype)
@@ -56,7 +56,7 @@ class OwnTable(ValuePart):
             return value
         gates: Tensor = self.gate(hidden).flatten(0, -3)
         if frame.recording:
-            frame.stats[self.key] = {"gates": torch.cat([torch.ones_like(gates), gates], dim=-1).detach()}
+            frame.report(self.key, per_token={"gates": torch.cat([torch.ones_like(gates), gates], dim=-1)})
         update = mixed(self.bank.read(frame), gates, frame)
         return value + update.view_as(value).to(value.dtype)
 

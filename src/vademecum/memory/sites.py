@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 from vademecum.hosts import Host, ValueSlice
 from vademecum.lookup import Frame
 from vademecum.memory.base import FeedForwardPart, Part, ValuePart
+
+
+def _thread() -> int:
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 class SiteWrapper(nn.Module):
@@ -25,21 +30,27 @@ class SiteWrapper(nn.Module):
         self.host = host
         self.memory = nn.ModuleDict()
         self.layer = layer
-        self.frame: Frame | None = None
+        self._given: tuple[Frame, int] | None = None
 
-    def add(self, name: str, part: Part) -> None:
-        """Put ``part`` at this site under ``name``."""
-        self.memory[name] = part
+    def give(self, frame: Frame | None) -> None:
+        """Hand over the running forward's frame, for one call in this thread."""
+        self._given = None if frame is None else (frame, _thread())
 
     def take_frame(self) -> Frame:
         """The frame of the running forward; it serves one call, so that none is ever stale."""
-        frame, self.frame = self.frame, None
-        if frame is None:
+        given, self._given = self._given, None
+        if given is None or given[1] != _thread():
             raise RuntimeError(
                 f"the memory at layer {self.layer} ran outside a forward of its model, so it has no token ids to look "
-                f"up; call the model that vm.attach returned (or its base model), not a layer of it."
+                f"up; call the model that vm.attach returned (or its base model), not a layer of it, and run one forward "
+                f"at a time: another thread's would read this one's rows."
             )
-        return frame
+        return given[0]
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a part took the host module's place."""
+        return isinstance(self.host, Resting)
 
     def original(self) -> nn.Module:
         """The host module that stood here before, as it was."""
@@ -104,6 +115,11 @@ class Resting(nn.Module):
         """The module as it was."""
         return self._kept[0]
 
+    def train(self, mode: bool = True) -> Resting:
+        self.module.train(mode)
+        super().train(mode)
+        return self
+
     def _apply(self, fn: Any, recurse: bool = True) -> Resting:
         self.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
@@ -116,7 +132,7 @@ class Resting(nn.Module):
         return f"{type(self.module).__name__}, replaced"
 
 
-def _value_site(host: Host, layer: int, parts: Mapping[str, Part]) -> SiteWrapper:
+def _value_site(host: Host, layer: int, _: Mapping[str, Part]) -> SiteWrapper:
     shape = host.shape
     return ValueSite(host.module(layer, "value"), layer, host.family.slice, shape.value_heads, shape.value_dim)
 
