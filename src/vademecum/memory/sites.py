@@ -42,8 +42,8 @@ class SiteWrapper(nn.Module):
         if given is None or given[1] != _thread():
             raise RuntimeError(
                 f"the memory at layer {self.layer} ran outside a forward of its model, so it has no token ids to look "
-                f"up; call the model that vm.attach returned (or its base model), not a layer of it, and run one forward "
-                f"at a time: another thread's would read this one's rows."
+                f"up; call the model that vm.attach returned (or its base model), not a layer of it, and run one "
+                f"forward at a time: another thread's would read this one's rows."
             )
         return given[0]
 
