@@ -36,6 +36,8 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 _DAY = 86_400.0  # seconds after which a leftover of another machine counts as abandoned
+_ROOM = 1_048_576  # bytes; a disk with less is full, whatever it was that did not fit
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +60,7 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
 
     Raises:
         FileExistsError: ``target`` is a file, or a folder with files that are not listed in its manifest.
+        OSError: with ``errno.ENOSPC`` where the disk is full, whatever the writer in ``fill`` raised then.
         ValueError: ``fill`` wrote a symbolic link, a special file, or its own top-level ``manifest.json``.
     """
     target = Path(target).resolve()
@@ -71,10 +74,12 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
         fill(tmp)
         _seal(tmp)
         _swap(tmp, target, asides)
-    except BaseException:
+    except BaseException as error:
         for aside in asides:
             if aside.exists() and not target.exists():
                 aside.rename(target)
+        if isinstance(error, Exception) and _for_want_of_room(error, target.parent):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise
     finally:
         for leftover in [tmp, *asides]:
@@ -245,6 +250,15 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def _for_want_of_room(error: Exception, place: Path) -> bool:
+    """Whether a writer failed because the disk is full; some raise errors of their own that have no number."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    if any(f"os error {number}" in str(error) or os.strerror(number) in str(error) for number in _FULL):
+        return True
+    return not isinstance(error, ValueError | TypeError) and shutil.disk_usage(place).free < _ROOM
 
 
 def _swap(tmp: Path, target: Path, asides: list[Path]) -> None:

@@ -41,6 +41,11 @@ def half_a_file(tensors, path):
     die()
 
 
+def half_a_folder(path, **_):
+    next(iter(sorted(Path(path).iterdir()))).unlink()
+    die()
+
+
 def kill_after_step(step):
     return lambda line: die() if line["step"] == step else None
 
@@ -63,7 +68,7 @@ SCENARIOS = {
     "before the second checkpoint is sealed": in_checkpoint(files, "_seal"),
     "before the second checkpoint is renamed": in_checkpoint(files, "_swap"),
     "before latest is moved": in_checkpoint(files, "move_pointer"),
-    "while an old checkpoint is removed": in_checkpoint(checkpoint.shutil, "rmtree", 3),
+    "while an old checkpoint is removed": in_checkpoint(checkpoint.shutil, "rmtree", 3, half_a_folder),
 }
 
 

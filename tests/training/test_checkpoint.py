@@ -1,8 +1,10 @@
+import errno
 import json
 import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_runs import Corpus, build, recipe
 
@@ -123,8 +125,29 @@ def test_a_pointer_to_a_folder_that_is_gone_is_damage(run):
 
 def test_a_spoiled_pointer_is_damage(run):
     (run / "checkpoints" / "latest").write_bytes(b"\xff\n\n")
-    with pytest.raises(CheckpointDamaged, match="latest"):
+    with pytest.raises(CheckpointDamaged, match="latest") as caught:
         _open(run)
+    assert caught.value.last_good == checkpoint.folder_of(run, 8)
+
+
+@pytest.mark.parametrize("there", [[8], [4, 8]], ids=["one kept", "two kept"])
+def test_a_spoiled_pointer_is_mended_from_the_newest_good_checkpoint_and_none_is_put_aside(run, there):
+    for step in {4, 8} - set(there):
+        shutil.rmtree(checkpoint.folder_of(run, step))
+    (run / "checkpoints" / "latest").write_bytes(b"\xff\n\n")
+    assert _open(run, fall_back=True).step == 8
+    assert checkpoint.steps(run) == there
+    assert files.read_pointer(run / "checkpoints" / "latest") == "step-00000008"
+
+
+def test_checkpoints_of_more_digits_count_as_later_when_falling_back(tmp_path):
+    tensors = {"memory": {"a": torch.ones(2)}}
+    for step in (99_999_999, 100_000_000):
+        checkpoint.save(tmp_path, step, tensors, {}, keep=2)
+    _flip(checkpoint.folder_of(tmp_path, 100_000_000) / "memory.safetensors")
+    found = checkpoint.load(tmp_path, fall_back=True)
+    assert found.folder == checkpoint.folder_of(tmp_path, 99_999_999)
+    assert checkpoint.steps(tmp_path) == [99_999_999]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +170,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(run, tmp_path):
 
 
 def test_a_run_with_another_recipe_is_refused_by_the_setting_that_differs(run):
-    with pytest.raises(ValueError, match=r"recipe\.lr = 0\.003"):
+    with pytest.raises(ValueError, match=r"recipe\.lr = 0\.006"):
         _open(run, lr=1e-3)
 
 
@@ -177,11 +200,12 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_were(run, monkeypatch):
     before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
 
     def full(tensors, path):
-        raise OSError(28, "No space left on device", path)
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         again.advance()
+    assert caught.value.errno == errno.ENOSPC
     assert before == {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
 
 

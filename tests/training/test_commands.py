@@ -1,13 +1,17 @@
 import io
+import json
 import random
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedTokenizerFast
 
 import vademecum as vm
 from vademecum import data, state
-from vademecum.training import Recipe, checkpoint, commands, presets
+from vademecum.training import Recipe, checkpoint, commands, metrics, presets
+from vademecum.training.retokenize import retokenize
 
 SETTINGS = {"steps": 8, "batch": 2, "length": 16, "eval_tokens": 64, "checkpoint_every": 4}
 
@@ -29,7 +33,8 @@ def train(text, tmp_path_factory):
     def run(out, **settings):
         recipe = Recipe(**{**SETTINGS, **settings.pop("recipe", {})})
         given = {"size": 1, "vocab_size": 300, "memory": ["move:slots=2"], "echo": lambda line: None, "device": "cpu"}
-        return commands.train(out=out, data_source=text, recipe=recipe, cache=cache, **{**given, **settings})
+        given["data_source"] = text
+        return commands.train(out=out, recipe=recipe, cache=cache, **{**given, **settings})
 
     return run
 
@@ -72,8 +77,84 @@ def test_generating_without_temperature_does_not_depend_on_the_seed(trained):
     assert len(texts) == 1
 
 
-def test_a_prompt_longer_than_the_host_can_hold_is_cut_from_the_left(trained):
-    assert isinstance(commands.generate(trained.folder, "stone " * 200, max_tokens=4, write=len), str)
+@pytest.fixture
+def asked(monkeypatch):
+    """What the host is given: (prompt ids, most new tokens) of every call."""
+    seen = []
+
+    def generate(self, inputs, *, max_new_tokens, streamer, **_):
+        seen.append((inputs[0].tolist(), max_new_tokens))
+        streamer.put(inputs)
+        streamer.end()
+
+    monkeypatch.setattr(GenerationMixin, "generate", generate)
+    return seen
+
+
+def _generate(run, prompt, **settings):
+    notes = []
+    commands.generate(run.folder, prompt, write=len, note=notes.append, **settings)
+    return notes
+
+
+def test_a_prompt_that_fits_is_read_whole_and_the_continuation_takes_what_is_left(trained, asked):
+    (note,) = _generate(trained, "lamp über", max_tokens=100)
+    _, tokenizer, end = commands.load(trained.folder)
+    ((ids, new),) = asked
+    assert ids == [end, *tokenizer.encode("lamp über").ids]
+    assert len(ids) + new == 16
+    assert f"{new} of 100 new ones" in note
+    assert "only its last" not in note
+
+
+def test_a_prompt_longer_than_the_host_can_hold_keeps_its_end_and_says_so(trained, asked):
+    (note,) = _generate(trained, "stone " * 200, max_tokens=100)
+    _, tokenizer, _ = commands.load(trained.folder)
+    ((ids, new),) = asked
+    assert (len(ids), new) == (12, 4)
+    assert ids == tokenizer.encode("stone " * 200).ids[-12:]
+    assert "only its last 12 are read" in note
+
+
+def test_nothing_is_said_where_prompt_and_continuation_fit(trained, asked):
+    assert _generate(trained, "river", max_tokens=2) == []
+    assert asked[0][1] == 2
+
+
+class _Folder:
+    """A tracker that makes its folder at once and counts what it is told."""
+
+    package = "json"
+    made = []
+
+    def __init__(self, run, step):
+        (run / "tensorboard").mkdir(exist_ok=True)
+        self.step, self.steps, self.closed = step, [], False
+        self.made.append(self)
+
+    def log(self, step, values):
+        self.steps.append(step)
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_tracker_starts_with_a_new_run_and_is_told_every_step(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(metrics.SINKS, "tensorboard", _Folder)
+    monkeypatch.setattr(_Folder, "made", [])
+    train(tmp_path / "run", tracker="tensorboard")
+    train(tmp_path / "run", tracker="tensorboard")
+    first, second = _Folder.made
+    assert set(first.steps) == set(range(1, 9))
+    assert (first.step, second.step) == (0, 8)
+    assert first.closed
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+def test_an_unknown_tracker_leaves_no_folder(train, tmp_path):
+    with pytest.raises(ValueError, match="not a tracker"):
+        train(tmp_path / "run", tracker="wandb")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loaded_run_has_the_weights_that_were_trained(trained):
@@ -98,8 +179,11 @@ def test_generating_from_a_folder_that_is_no_run_is_refused(tmp_path):
 
 def test_generating_takes_the_last_good_checkpoint_where_the_latest_is_damaged(train, tmp_path):
     run = train(tmp_path / "run")
+    good = checkpoint.read(checkpoint.folder_of(run.folder, 4), parts=("memory",)).tensors["memory"]
     (checkpoint.folder_of(run.folder, 8) / "memory.safetensors").write_bytes(b"")
-    assert isinstance(commands.generate(run.folder, "x", max_tokens=2, write=len), str)
+    model, _, _ = commands.load(run.folder)
+    assert all(torch.equal(tensor, good[name]) for name, tensor in state.memory_state_dict(model).items())
+    assert commands.generate(run.folder, "x", max_tokens=2, temperature=0, write=len) is not None
     assert checkpoint.steps(run.folder) == [4, 8]
 
 
@@ -123,8 +207,6 @@ def test_amodel_folder_is_trained_in_its_own_tokens(train, model_folder, tmp_pat
 
 
 def test_retokenizing_with_the_same_tokenizer_gives_the_same_tokens(text, tmp_path):
-    from vademecum.training.retokenize import retokenize
-
     corpus = data.prepare(text, vocab_size=300, cache=tmp_path)
     again = retokenize(corpus, corpus.tokenizer, end=corpus.end_id, cache=tmp_path)
     assert (again.train == corpus.train).all()
@@ -148,6 +230,60 @@ def test_a_frozen_host_without_a_memory_has_nothing_to_train(train, tmp_path):
 def test_a_host_that_is_neither_preset_nor_folder_suggests_the_nearest(train, tmp_path):
     with pytest.raises(ValueError, match="did you mean 'gpt2'"):
         train(tmp_path / "run", host="gtp2")
+
+
+def test_a_model_folder_without_a_recipe_is_trained_at_the_rates_of_a_pretrained_host(
+    text, model_folder, tmp_path, monkeypatch
+):
+    class Enough(Exception):
+        pass
+
+    def opened(*_args, recipe, **_kwargs):
+        raise Enough(recipe)
+
+    monkeypatch.setattr(commands.Run, "open", opened)
+    for host, pretrained in ((str(model_folder), True), ("qwen3", False)):
+        with pytest.raises(Enough) as caught:
+            commands.train(out=tmp_path / "run", data_source=text, host=host, cache=tmp_path, vocab_size=300)
+        assert caught.value.args == (Recipe.for_host(pretrained=pretrained),)
+
+
+def test_a_length_above_the_positions_of_a_model_folder_is_refused(train, model_folder, tmp_path):
+    with pytest.raises(ValueError, match="has 32 positions; write 32 or less"):
+        train(tmp_path / "run", host=str(model_folder), recipe={"length": 64})
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_tokenizer_of_a_finished_run_loads_with_its_end_token_and_the_run_is_a_host(train, trained, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(trained.folder / "final")
+    assert tokenizer.eos_token == data.END
+    assert tokenizer.eos_token_id == trained.corpus.end_id
+    text = "lamp über stone"
+    assert tokenizer(text)["input_ids"] == trained.corpus.tokenizer.encode(text).ids
+    run = train(tmp_path / "run", host=str(trained.folder / "final"))
+    assert run.corpus.end_id == trained.corpus.end_id
+    assert run.done
+
+
+def test_the_text_field_of_jsonl_can_be_named(train, text, tmp_path):
+    lines = [json.dumps({"body": path.read_text(encoding="utf-8")}) for path in sorted(text.iterdir())]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    settings = {"data_source": tmp_path / "a.jsonl", "recipe": {"steps": 1}}
+    assert train(tmp_path / "run", text_field="body", **settings).done
+    with pytest.raises(ValueError, match="--text-field NAME"):
+        train(tmp_path / "other", **settings)
+
+
+def test_a_tokenizer_that_leaves_ids_out_is_retokenized_with_room_for_its_largest(text, tmp_path):
+    corpus = data.prepare(text, vocab_size=300, cache=tmp_path)
+    words = {"lamp": 0, "river": 70_000, "[UNK]": 7, "[END]": 80_000}
+    gaps = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    gaps.pre_tokenizer = pre_tokenizers.Whitespace()
+    again = retokenize(corpus, gaps, end=80_000, cache=tmp_path)
+    assert again.train.dtype == np.uint32
+    assert set(np.unique(again.train)) <= set(words.values())
+    assert again.vocab_size == 80_001
+    assert again.token_bytes[[0, 70_000, 80_000]].tolist() == [4, 5, 0]
 
 
 def test_a_text_too_short_for_one_sequence_is_refused_before_training(train, tmp_path):

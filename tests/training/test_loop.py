@@ -128,7 +128,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path):
 def test_ten_in_a_row_halt_the_run_with_a_way_out(tmp_path):
     run = _open(tmp_path / "run", vm.MoVE(slots=2), steps=30)
     _poison(run, set(range(3, 30)))
-    with pytest.raises(Diverged, match=r"lower rate than lr=0\.003"):
+    with pytest.raises(Diverged, match=r"lower rate than lr=0\.006"):
         run.advance()
     assert run.step == 12
 
@@ -177,6 +177,45 @@ def test_a_request_to_stop_saves_after_the_step_in_work(tmp_path):
     assert checkpoint.steps(tmp_path / "run") == [3]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert _open(tmp_path / "run", *KINDS).step == 3
+
+
+def _interrupted(*_args, **_kwargs):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("inside", ["optimizer.step", "_log", "evaluate"])
+def test_a_run_torn_out_of_a_step_is_not_saved_and_ends_like_one_never_stopped(tmp_path, monkeypatch, inside):
+    whole, torn = _open(tmp_path / "whole", *KINDS), _open(tmp_path / "torn", *KINDS)
+    whole.advance()
+    torn.advance(7)
+    owner, name = (torn.optimizer, "step") if inside == "optimizer.step" else (torn, inside)
+    monkeypatch.setattr(owner, name, _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        torn.advance()
+    assert torn.checkpoint() == checkpoint.folder_of(tmp_path / "torn", 4)
+    assert checkpoint.steps(tmp_path / "torn") == [4]
+    with pytest.raises(RuntimeError, match=r"open it again with Run\.open"):
+        torn.advance()
+    again = _open(tmp_path / "torn", *KINDS)
+    again.advance()
+    assert _equal(_weights(whole), _weights(again))
+    for before, after in zip(metrics.read(tmp_path / "whole"), metrics.read(tmp_path / "torn"), strict=True):
+        assert [line["step"] for line in before] == [line["step"] for line in after]
+
+
+def test_a_run_torn_out_of_its_first_step_has_nothing_to_save(tmp_path, monkeypatch):
+    run = _open(tmp_path / "run", *KINDS)
+    monkeypatch.setattr(run.optimizer, "step", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.advance()
+    assert run.checkpoint() is None
+    assert checkpoint.steps(tmp_path / "run") == []
+
+
+def test_a_length_that_the_host_has_no_positions_for_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"length=33 was given, and this .* has 32 positions; write 32 or less"):
+        _open(tmp_path / "run", *KINDS, length=33)
+    assert not (tmp_path / "run").exists()
 
 
 def test_ctrl_c_in_another_process_saves_and_says_how_to_go_on(tmp_path):

@@ -38,12 +38,12 @@ def test_nested_values_are_flattened_to_paths():
 
 
 @pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("trackio", "trackio")])
-def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch, name, module):
+def test_a_tracker_that_is_not_installed_says_what_to_install(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=rf"pip install 'vademecum\[{name}\]'"):
-        metrics.sink(name, tmp_path)
+        metrics.tracker(name)
 
 
-def test_an_unknown_tracker_is_refused(tmp_path):
+def test_an_unknown_tracker_is_refused():
     with pytest.raises(ValueError, match="tensorboard, trackio"):
-        metrics.sink("wandb", tmp_path)
+        metrics.tracker("wandb")

@@ -217,11 +217,13 @@ def _made(
         side: _encoded(tokenizer, [document.text for document in part], f"{name} {side}", progress)
         for side, part in sides.items()
     }
+    parted = user.parted(train, heldout)
     held = sum(len(document.text.encode()) for document in heldout)
     facts = {
         "name": name,
         "description": f"{about}, {len(train)} + {len(heldout)} held-out documents, "
-        f"{len(tokens['train']):,} + {len(tokens['heldout']):,} tokens of {tokenizer.get_vocab_size()}",
+        f"{len(tokens['train']):,} + {len(tokens['heldout']):,} tokens of {tokenizer.get_vocab_size()}"
+        + (f"; {parted} of the files were cut and have pieces on both sides of the split" if parted else ""),
         "heldout_bytes": held,
         "heldout_documents": [document.name for document in heldout],
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vademecum.data.readers import Document
@@ -14,6 +15,7 @@ PLAIN = (".txt", ".md", ".py")
 SUFFIXES = (*PLAIN, ".jsonl")
 LARGEST = 512_000  # characters; longer documents are cut, or one of them could fill the held-out side
 FEW = 20  # documents; with fewer, all are cut, so that a split into training and held-out text is possible
+_PIECE = re.compile(r"#\d+$")
 _BLANK = re.compile(r"\n[ \t\r]*\n\s*")
 
 
@@ -22,14 +24,20 @@ def documents(path: Path, field: str = "text") -> list[Document]:
 
     Raises:
         FileNotFoundError: nothing is there, or a folder holds no file of a kind that can be read.
-        ValueError: a file is empty, not UTF-8, of another kind, or a JSON line lacks the text field.
+        ValueError: the file, or every file of the folder, is empty; one is not UTF-8 or of another kind; or a JSON line
+            lacks the text field.
     """
     path = Path(path)
     if path.is_dir():
         found = sorted(below for below in path.rglob("*") if below.suffix.lower() in SUFFIXES and below.is_file())
         if not found:
             raise FileNotFoundError(f"The folder {path} holds no {', '.join(SUFFIXES)} file: give a folder of text.")
-        read = [document for below in found for document in _file(below, below.relative_to(path).as_posix(), field)]
+        full = [below for below in found if _decoded(below).strip()]
+        if empty := len(found) - len(full):
+            if not full:
+                raise ValueError(f"Every file in {path} is empty ({empty}): give a folder of files with text in them.")
+            warnings.warn(f"{empty} of the {len(found)} files in {path} are empty and were skipped.", stacklevel=2)
+        read = [document for below in full for document in _file(below, below.relative_to(path).as_posix(), field)]
     elif path.suffix.lower() in SUFFIXES:
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}: give the path of a {', '.join(SUFFIXES)} file.")
@@ -39,6 +47,11 @@ def documents(path: Path, field: str = "text") -> list[Document]:
     size = sum(len(document.text) for document in read)
     limit = LARGEST if len(read) >= FEW else min(16_384, max(200, size // 40))
     return [part for document in read for part in _cut(document, limit)]
+
+
+def parted(train: Iterable[Document], heldout: Iterable[Document]) -> int:
+    """How many files, or lines of .jsonl, were cut and have pieces on both sides of a split."""
+    return len({_PIECE.sub("", d.name) for d in train} & {_PIECE.sub("", d.name) for d in heldout})
 
 
 def pieces(text: str, limit: int) -> list[str]:
@@ -71,7 +84,7 @@ def _cut(document: Document, limit: int) -> Iterator[Document]:
 def _file(path: Path, name: str, field: str) -> Iterator[Document]:
     text = _decoded(path)
     if not text.strip():
-        raise ValueError(f"{path} is empty: give a file with text in it, or take it out of the folder.")
+        raise ValueError(f"{path} is empty: give a file with text in it.")
     if path.suffix.lower() in PLAIN:
         yield Document(name, text)
         return
@@ -99,7 +112,10 @@ def _text_of(line: str, field: str, where: str) -> str:
         raise ValueError(f"{where} is not JSON: write one object to a line, such as {{{field!r}: ...}}.") from None
     if not isinstance(entry, dict) or not isinstance(entry.get(field), str):
         has = ", ".join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
-        raise ValueError(f"{where} has no text in the field {field!r} (it has: {has}): name the field {field!r}.")
+        raise ValueError(
+            f"{where} has no text in the field {field!r} (it has: {has}): say which field holds it "
+            "(--text-field NAME, in Python field='NAME')."
+        )
     text = str(entry[field])
     try:
         text.encode()

@@ -115,23 +115,26 @@ def load(run: Path, *, parts: tuple[str, ...] | None = None, fall_back: bool = F
         CheckpointDamaged: the latest is damaged and ``fall_back`` was not asked for, or none is good.
     """
     there = steps(run)
-    latest, fault = _latest(run, there)
-    if latest is None:
-        return None
-    if fault is None:
-        try:
-            return read(latest, parts=parts)
-        except (files.Damaged, FileNotFoundError) as error:
-            fault = str(error)
-    good = next((path for path in _newest_first(run, there) if path != latest and is_good(path)), None)
+    try:
+        latest = _latest(run, there)
+        if latest is None:
+            return None
+        damaged = latest
+        return read(latest, parts=parts)
+    except _BadPointer as error:
+        damaged, fault = run / FOLDER / LATEST, str(error)
+    except (files.Damaged, FileNotFoundError) as error:
+        fault = str(error)
+    good = next(
+        (step for step in reversed(there) if folder_of(run, step) != damaged and is_good(folder_of(run, step))), None
+    )
     if not fall_back or good is None:
-        raise CheckpointDamaged(latest, fault, good)
-    for path in _newest_first(run, there):
-        if path.name <= good.name:
-            break
-        _set_aside(path)
-    files.move_pointer(run / FOLDER / LATEST, good.name)
-    return read(good, parts=parts)
+        raise CheckpointDamaged(damaged, fault, None if good is None else folder_of(run, good))
+    for step in there:
+        if step > good:
+            _set_aside(folder_of(run, step))
+    files.move_pointer(run / FOLDER / LATEST, folder_of(run, good).name)
+    return read(folder_of(run, good), parts=parts)
 
 
 def read(folder: Path, *, parts: tuple[str, ...] | None = None) -> Checkpoint:
@@ -197,20 +200,19 @@ def _layout(named: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{str(one.dtype).removeprefix('torch.')}{list(one.shape)}" for name, one in named.items()}
 
 
-def _newest_first(run: Path, there: list[int]) -> list[Path]:
-    return [folder_of(run, step) for step in reversed(there)]
+class _BadPointer(files.Damaged):
+    """``latest`` names nothing; the checkpoints themselves may all be whole."""
 
 
-def _latest(run: Path, there: list[int]) -> tuple[Path | None, str | None]:
-    """The checkpoint to read, and what is wrong with the pointer, if anything."""
-    newest = folder_of(run, there[-1]) if there else None
+def _latest(run: Path, there: list[int]) -> Path | None:
+    """The checkpoint to read, None where the run has none."""
     try:
         name = files.read_pointer(run / FOLDER / LATEST)
     except files.Damaged as error:
-        return newest or run / FOLDER / LATEST, str(error)
+        raise _BadPointer(str(error)) from error
     if name is None:
-        return newest, None
-    return run / FOLDER / name, None
+        return folder_of(run, there[-1]) if there else None
+    return run / FOLDER / name
 
 
 def _set_aside(path: Path) -> None:

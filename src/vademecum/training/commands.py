@@ -19,17 +19,18 @@ from vademecum.training import checkpoint, metrics, presets, run_file
 from vademecum.training.export import export
 from vademecum.training.loop import Run
 from vademecum.training.progress import duration, progress
-from vademecum.training.recipe import Recipe
+from vademecum.training.recipe import MEMORY_SEED, Recipe
 from vademecum.training.retokenize import retokenize
 from vademecum.training.stream import TextStream
 
-MEMORY_SEED = 1_000_003  # far from the small seeds people choose, so that memory and host never draw the same numbers
+LEAST_NEW = 16  # tokens of continuation that a long prompt leaves room for
 
 
 def train(
     *,
     out: str | Path,
     data_source: str | Path = "factbook",
+    text_field: str = "text",
     host: str = "qwen3",
     size: int = 4,
     vocab_size: int = 4096,
@@ -47,12 +48,13 @@ def train(
     Args:
         out: the run's folder.
         data_source: a source's name or the user's own file or folder.
+        text_field: field of .jsonl files that holds the text.
         host: a preset's name, or a folder with a Transformers model and its tokenizer.
         size: dial of a preset; not used for a folder.
         vocab_size: size of the tokenizer trained for a preset; not used for a folder.
         memory: kinds as ``"move:slots=8"``; none is the dense host.
         freeze_host: train and save the memory alone.
-        recipe: settings of the training.
+        recipe: settings of the training; those that suit the host where None.
         fall_back: go on from the last good checkpoint where the latest is damaged.
         tracker: "tensorboard" or "trackio", besides the metrics file.
         device: such as "cuda"; the GPU where there is one, where None.
@@ -63,12 +65,13 @@ def train(
         ValueError, FileNotFoundError: bad settings; the message says what to write instead.
         Interrupted: Ctrl-C; the run is saved.
     """
-    recipe = recipe or Recipe()
     chosen: list[Kind] = [kinds.parse(text) for text in memory]
     folder = model_folder(host)
+    recipe = recipe or Recipe.for_host(pretrained=folder is not None)
+    trackers = [metrics.tracker(tracker)] if tracker else []
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     description = {"host": host, "size": None if folder else size, "seed": recipe.seed, "folder": str(folder or "")}
-    corpus = _corpus(data_source, folder, vocab_size=vocab_size, cache=cache)
+    corpus = _corpus(data_source, folder, vocab_size=vocab_size, cache=cache, field=text_field)
 
     def build() -> PreTrainedModel:
         with torch.random.fork_rng():
@@ -83,9 +86,8 @@ def train(
             attach(model, *chosen)
         return nn.Module.to(model, where)
 
-    sinks = [metrics.sink(tracker, Path(out) / tracker)] if tracker else []
     run = Run.open(
-        out, build=build, corpus=corpus, recipe=recipe, description=description, sinks=sinks, fall_back=fall_back
+        out, build=build, corpus=corpus, recipe=recipe, description=description, trackers=trackers, fall_back=fall_back
     )
     echo(str(memories(run.model)))
     if run.step:
@@ -102,6 +104,10 @@ def train(
         f"{f', {run.skipped} steps skipped' if run.skipped else ''}. Saved in {final}."
     )
     return run
+
+
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def load(run: str | Path) -> tuple[PreTrainedModel, Tokenizer, int]:
@@ -136,6 +142,7 @@ def generate(
     top_p: float = 0.95,
     seed: int = 0,
     write: Callable[[str], Any] = sys.stdout.write,
+    note: Callable[[str], Any] = _on_stderr,
 ) -> str:
     """Stream a continuation of ``prompt`` from a run.
 
@@ -147,6 +154,8 @@ def generate(
         top_p: share of the probability that is sampled from.
         seed: of the sampling.
         write: takes each piece of text as it is ready.
+        note: takes a line where prompt and continuation are longer than the host can hold. The prompt is kept as far
+            as it leaves room for a few new tokens, its end first.
 
     Returns:
         The continuation.
@@ -168,6 +177,7 @@ def generate(
         top_p=top_p,
         seed=seed,
         write=write,
+        note=note,
     )
 
 
@@ -183,12 +193,12 @@ def sample(
     top_p: float,
     seed: int,
     write: Callable[[str], Any],
+    note: Callable[[str], Any] = _on_stderr,
 ) -> str:
     """Stream a continuation from a model and its ``tokenizers.Tokenizer``; see :func:`generate`."""
     # Documents were trained on after the end token of the one before, so a prompt stands after one too.
     ids = [end, *tokenizer.encode(prompt, add_special_tokens=False).ids]
-    room = getattr(model.config, "max_position_embeddings", None) or len(ids) + max_tokens
-    ids = ids[-max(1, room - max_tokens) :]
+    ids, new = _fitted(ids, max_tokens, getattr(model.config, "max_position_embeddings", None), note)
     inputs = torch.tensor([ids], device=model.device)
     stream = TextStream(tokenizer, skip=len(ids), write=write)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
@@ -197,13 +207,27 @@ def sample(
         model.generate(  # type: ignore[operator]
             inputs,
             attention_mask=torch.ones_like(inputs),
-            max_new_tokens=min(max_tokens, max(1, room - len(ids))),
+            max_new_tokens=new,
             eos_token_id=end,
             pad_token_id=end,
             streamer=stream,
             **({"do_sample": False} | sampling),
         )
     return stream.text
+
+
+def _fitted(ids: list[int], wanted: int, room: int | None, note: Callable[[str], Any]) -> tuple[list[int], int]:
+    """The tokens of a prompt that a host of ``room`` positions can go on from, and how many new ones then fit."""
+    if room is None or len(ids) + wanted <= room:
+        return ids, wanted
+    kept = ids[-max(1, room - min(wanted, LEAST_NEW, max(1, room // 4))) :]
+    new = min(wanted, room - len(kept))
+    cut = f"only its last {len(kept)} are read, and " if len(kept) < len(ids) else ""
+    note(
+        f"The prompt has {len(ids)} tokens and the host holds {room} in all: {cut}{new} of {wanted} new ones are "
+        "written."
+    )
+    return kept, new
 
 
 def model_folder(host: str) -> Path | None:
@@ -219,8 +243,8 @@ def model_folder(host: str) -> Path | None:
     return None
 
 
-def _corpus(source: str | Path, folder: Path | None, *, vocab_size: int, cache: Path | None) -> data.Corpus:
-    corpus = data.prepare(source, vocab_size=vocab_size, cache=cache)
+def _corpus(source: str | Path, folder: Path | None, *, vocab_size: int, cache: Path | None, field: str) -> data.Corpus:
+    corpus = data.prepare(source, vocab_size=vocab_size, cache=cache, field=field)
     if folder is None:
         return corpus
     tokenizer = AutoTokenizer.from_pretrained(folder)

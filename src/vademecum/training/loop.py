@@ -17,7 +17,7 @@ from vademecum.training import checkpoint, run_file, schedule
 from vademecum.training.checkpoint import Checkpoint
 from vademecum.training.evaluate import bits_per_byte
 from vademecum.training.interrupt import Interrupted, stop_request
-from vademecum.training.metrics import JsonLines, Sink
+from vademecum.training.metrics import JsonLines, Sink, Tracker
 from vademecum.training.optimizer import Optimizer
 from vademecum.training.random_state import RandomState
 from vademecum.training.recipe import Recipe
@@ -45,9 +45,7 @@ class Run:
         bits_per_byte: the last evaluation, None before the first.
     """
 
-    def __init__(
-        self, folder: Path, model: PreTrainedModel, corpus: data.Corpus, recipe: Recipe, sinks: Iterable[Sink] = ()
-    ) -> None:
+    def __init__(self, folder: Path, model: PreTrainedModel, corpus: data.Corpus, recipe: Recipe) -> None:
         self.folder, self.model, self.corpus, self.recipe = folder, model, corpus, recipe
         self.optimizer = Optimizer(model, recipe)
         self.frozen = "host" not in self.optimizer.roles
@@ -55,10 +53,12 @@ class Run:
         self.bits_per_byte: float | None = None
         self._skipped_in_a_row = 0
         self._saved: int | None = None
+        self._inside = False
         self._random = RandomState(recipe.seed)
         self._lines = JsonLines(folder)
-        self._sinks: tuple[Sink, ...] = (self._lines, *sinks)
+        self._sinks: tuple[Sink, ...] = (self._lines,)
         self._device = next(model.parameters()).device
+        _require_room(model, recipe.length)
         # Too short a text is found now, not at the first evaluation.
         data.heldout_windows(corpus.heldout, recipe.length, 1)
         data.batch(corpus.train, seed=0, step=0, batch=1, length=recipe.length)
@@ -72,7 +72,7 @@ class Run:
         corpus: data.Corpus,
         recipe: Recipe,
         description: Mapping[str, Any] | None = None,
-        sinks: Iterable[Sink] = (),
+        trackers: Iterable[Tracker] = (),
         fall_back: bool = False,
     ) -> Run:
         """Start a run, or go on with the one that lies in ``folder`` from its last checkpoint.
@@ -83,7 +83,7 @@ class Run:
             corpus: a :class:`vademecum.data.Corpus`.
             recipe: settings; those that decide what is learned must be those the run was started with.
             description: what the caller wants kept in ``run.json``; must not change either.
-            sinks: where numbers go besides ``metrics.jsonl``.
+            trackers: make where numbers go besides ``metrics.jsonl``; called once the folder is known to be the run's.
             fall_back: take the newest good checkpoint where the latest is damaged.
 
         Raises:
@@ -91,12 +91,13 @@ class Run:
             checkpoint.OtherArchitecture: the run belongs to a model of another architecture.
             ValueError: the run was started with another recipe, corpus, frozen host or description.
         """
-        run = cls(Path(folder), build(), corpus, recipe, sinks)
+        run = cls(Path(folder), build(), corpus, recipe)
         run_file.open_or_check(run.folder, run.model, corpus, recipe, description or {}, frozen=run.frozen)
         saved = checkpoint.load(run.folder, fall_back=fall_back)
         if saved is not None:
             run._restore(saved)
         run._lines.rewind(run.step)
+        run._sinks += tuple(make(run.folder, run.step) for make in trackers)
         return run
 
     @property
@@ -119,11 +120,18 @@ class Run:
         Raises:
             Diverged: ten steps in a row were skipped.
             Interrupted: Ctrl-C or SIGTERM; the run is saved.
+            RuntimeError: an earlier call was torn out of a step, whose weights are no step's; open the run again.
         """
+        if self._inside:
+            raise RuntimeError(
+                f"{self.folder} was interrupted inside a step; open it again with Run.open, which goes on from the "
+                "last checkpoint."
+            )
         last = self.recipe.steps if steps is None else min(self.recipe.steps, self.step + steps)
         self.model.train()
         with self._random.active(), stop_request() as stop:
             while self.step < last:
+                self._inside = True
                 line = self._train_step()
                 self._log(line)
                 if on_step is not None:
@@ -132,6 +140,7 @@ class Run:
                 if self._due(self.recipe.eval_every):
                     self.bits_per_byte = self.evaluate(self.recipe.eval_tokens)
                     self._log({"bits_per_byte": self.bits_per_byte})
+                self._inside = False
                 if stop.made or self._due(self.recipe.checkpoint_every):
                     self.checkpoint()
                 if stop.made:
@@ -147,8 +156,14 @@ class Run:
             self.model, self.corpus, length=recipe.length, batch=recipe.batch, tokens=limit or 0, dtype=recipe.dtype
         )
 
-    def checkpoint(self) -> Path:
-        """Save everything that the next step depends on; returns the checkpoint's folder."""
+    def checkpoint(self) -> Path | None:
+        """Save everything that the next step depends on; returns the checkpoint's folder.
+
+        A run that was torn out of a step, or out of the lines that belong to it, is not saved: it is no step's state.
+        The last checkpoint stands, from which the run can be opened again, and is returned; None where there is none.
+        """
+        if self._inside:
+            return None if self._saved is None else checkpoint.folder_of(self.folder, self._saved)
         target = checkpoint.folder_of(self.folder, self.step)
         if self._saved == self.step:
             return target
@@ -248,3 +263,12 @@ class Run:
         self._skipped_in_a_row = counters["skipped_in_a_row"]
         self.bits_per_byte = counters["bits_per_byte"]
         self._random.load(counters["random"])
+
+
+def _require_room(model: PreTrainedModel, length: int) -> None:
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room and length > room:
+        raise ValueError(
+            f"length={length} was given, and this {type(model).__name__} has {room} positions; write {room} or less "
+            f"(--length {room})."
+        )

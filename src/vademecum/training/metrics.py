@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,14 +49,17 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Writes scalars for TensorBoard into ``folder``; needs ``pip install vademecum[tensorboard]``."""
+    """Writes scalars for TensorBoard into ``tensorboard/`` of a run; needs ``pip install vademecum[tensorboard]``.
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise _not_installed("tensorboard") from error
-        self._writer = SummaryWriter(str(folder))
+    What an earlier process logged after ``step`` is hidden, because a resumed run makes those steps again.
+    """
+
+    package = "torch.utils.tensorboard"
+
+    def __init__(self, run: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         for name, value in flat(values).items():
@@ -68,12 +72,12 @@ class TensorBoard:
 class Trackio:
     """Logs to trackio under the project ``vademecum``; needs ``pip install vademecum[trackio]``."""
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            import trackio
-        except ImportError as error:
-            raise _not_installed("trackio") from error
-        self._run = trackio.init(project="vademecum", name=folder.resolve().parent.name)
+    package = "trackio"
+
+    def __init__(self, run: Path, step: int) -> None:
+        import trackio
+
+        self._run = trackio.init(project="vademecum", name=run.resolve().name)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         self._run.log(flat(values), step=step)
@@ -82,19 +86,26 @@ class Trackio:
         self._run.finish()
 
 
+Tracker = Callable[[Path, int], Sink]
+"""Makes a sink from a run's folder and the steps it has made."""
+
 SINKS: Mapping[str, type[TensorBoard] | type[Trackio]] = {"tensorboard": TensorBoard, "trackio": Trackio}
 """Optional sinks by the name the command line gives them."""
 
 
-def sink(name: str, folder: Path) -> Sink:
-    """The optional sink called ``name``, writing into ``folder`` where it writes files.
+def tracker(name: str) -> Tracker:
+    """What makes the optional sink called ``name``; nothing is opened or written yet.
 
     Raises:
         ValueError: no such sink, or its package is not installed.
     """
     if name not in SINKS:
         raise ValueError(f"{name!r} is not a tracker; write one of {', '.join(SINKS)}.")
-    return SINKS[name](folder)
+    try:
+        importlib.import_module(SINKS[name].package)
+    except ImportError as error:
+        raise ValueError(f"the tracker {name} is not installed; write: pip install 'vademecum[{name}]'") from error
+    return SINKS[name]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -112,7 +123,3 @@ def read(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training lines and evaluation lines of the run in ``folder``, in order."""
     lines = files.read_lines(folder / FILE)
     return [line for line in lines if "loss" in line], [line for line in lines if "bits_per_byte" in line]
-
-
-def _not_installed(name: str) -> ValueError:
-    return ValueError(f"the tracker {name} is not installed; write: pip install 'vademecum[{name}]'")

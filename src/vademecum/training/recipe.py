@@ -11,6 +11,7 @@ from typing import Any
 
 OPTIMIZERS = ("adamw", "muon")
 DTYPES = ("fp32", "bf16")
+MEMORY_SEED = 1_000_003  # far from the small seeds people choose, so that memory and host never draw the same numbers
 
 #: Settings that change what is reported and kept, never what is learned: a run may go on with other values of these.
 BOOKKEEPING = frozenset({"eval_every", "eval_tokens", "checkpoint_every", "keep"})

@@ -39,11 +39,12 @@ def retokenize(corpus: data.Corpus, tokenizer: Tokenizer, *, end: int, cache: Pa
         end: id of the token put between documents.
         cache: folder of prepared data.
     """
+    ids = _ids(tokenizer, end)
     key = hashlib.sha256(f"{corpus.key} {end} {tokenizer.to_str()}".encode()).hexdigest()[:16]
     folder = cache / "tokens" / f"{corpus.name[:60]}-{key}"
 
     def fill(aside: Path) -> None:
-        dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
+        dtype = np.uint16 if ids <= 2**16 else np.uint32
         for side in ("train", "heldout"):
             parts = [np.array([end], dtype=dtype)]
             for texts in _batches(corpus, getattr(corpus, side)):
@@ -73,11 +74,15 @@ def retokenize(corpus: data.Corpus, tokenizer: Tokenizer, *, end: int, cache: Pa
 def token_bytes(tokenizer: Tokenizer, end: int) -> NDArray[np.int64]:
     """UTF-8 bytes that each id stands for, near enough to share a text out over its tokens; ``end`` has none."""
     spelt_by_byte = "ByteLevel" in json.dumps(json.loads(tokenizer.to_str()).get("decoder") or {})
-    names = [tokenizer.id_to_token(number) or "" for number in range(tokenizer.get_vocab_size())]
+    names = [tokenizer.id_to_token(number) or "" for number in range(_ids(tokenizer, end))]
     sizes = [len(name) if spelt_by_byte else _piece_bytes(name) for name in names]
-    if end < len(sizes):
-        sizes[end] = 0
+    sizes[end] = 0
     return np.array(sizes, dtype=np.int64)
+
+
+def _ids(tokenizer: Tokenizer, end: int) -> int:
+    """One more than the largest id: a tokenizer may leave ids out, so that it has fewer tokens than that."""
+    return max(end, *tokenizer.get_vocab().values()) + 1
 
 
 def _piece_bytes(name: str) -> int:
