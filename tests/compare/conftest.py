@@ -66,8 +66,6 @@ def slots(layer: int) -> dict[str, Any]:
         "use": [0.1 + 0.01 * (i + layer) for i in range(8)],
         "similarity": 0.3 - 0.1 * layer,
         "effective": 4.5 + layer,
-        "mean_gate": [1.0] * 8,
-        "mean_own_gate": 0.9,
         "histogram": histogram,
         "own_histogram": histogram,
     }
@@ -158,3 +156,8 @@ def results() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def made_up() -> Any:
     return assemble
+
+
+@pytest.fixture(scope="session")
+def made_up_runs() -> Any:
+    return lambda *arms: [made_up_run("factbook", arm, seed) for arm in arms for seed in (0, 1, 2)]

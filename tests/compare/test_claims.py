@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
+
+import pytest
 
 from vademecum.compare import claims, stats
 from vademecum.compare.stats import Estimate
@@ -39,3 +42,23 @@ def test_every_compared_arm_is_in_the_headline_of_several_sources(made_up: Any) 
 def test_numbers_have_a_proper_minus_sign() -> None:
     assert claims.number(-0.0371, signed=True) == "\u22120.037"
     assert stats.verdict(Estimate(0.0, 0.0, 3)) == "no difference shown"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        (Estimate(0.96, 0.02, 3), "at 0.96 \u00b1 0.02 of its training speed"),
+        (Estimate(0.96, 0.05, 3), "no difference in training speed shown"),
+        (Estimate(0.96, None, 1), "bits per byte below dense."),
+    ],
+)
+def test_a_speed_is_said_only_where_its_interval_supports_it(made_up: Any, ratio: Estimate, said: str) -> None:
+    row = dataclasses.replace(made_up()["rows"][3], speed_ratio=ratio)
+    assert said in claims.of_row(row, "dense")
+
+
+def test_an_arm_with_a_lost_seed_is_in_the_headline_without_a_direction(made_up: Any) -> None:
+    rows = made_up()["rows"]
+    rows[3] = dataclasses.replace(rows[3], verdict="1 seed diverged: no claim")
+    (sentence,) = [s for s in claims.headline(rows, "dense") if s.startswith("move+moe")]
+    assert sentence == "move+moe: 1 seed diverged: no claim."

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from vademecum.compare import report, results
+from vademecum.compare import figures, inside, report, results, tables
+from vademecum.compare.stats import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +94,79 @@ def test_a_comparison_without_memory_or_experts_still_has_a_report(tmp_path: Pat
     found["curves"] = {"factbook": {"dense": found["curves"]["factbook"]["dense"]}}
     text = report.write(tmp_path, found).read_text(encoding="utf-8")
     assert "nothing to compare" in text
+
+
+def test_what_was_really_evaluated_and_how_rates_were_chosen_is_said(page: tuple[Path, str]) -> None:
+    for needed in ("of 250,000 held-out tokens", "60 times", "20 times", "were not searched", "not a clean test"):
+        assert needed in page[1]
+
+
+def test_a_results_file_of_an_earlier_version_is_still_drawn(tmp_path: Path, made_up: Any) -> None:
+    results.write(tmp_path, made_up())
+    path = tmp_path / "results.json"
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for row in before["rows"]:
+        for name in ("knockout_difference", "skipped", "diverged"):
+            del row[name]
+        row["seconds_to_baseline"] = 12.5
+    for layers in (layers for seeds in before["slots"]["factbook"].values() for layers in seeds.values()):
+        for layer in layers.values():
+            layer |= {"mean_gate": [1.0] * 8, "mean_own_gate": 0.9}
+    before["plan"]["heldout_tokens"] = 60_000
+    path.write_text(json.dumps(before), encoding="utf-8")
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    assert "59,904 of 250,000 held-out tokens" in text
+    assert "Silencing the memory costs" in text
+
+
+def test_a_knock_out_that_no_interval_supports_is_in_no_title(made_up: Any) -> None:
+    found = made_up()
+    found["rows"] = [
+        dataclasses.replace(row, knockout_difference=Estimate(-0.01, 0.37, 2)) if row.knockout else row
+        for row in found["rows"]
+    ]
+    drawn = figures.knockout(found, "factbook")
+    assert drawn is not None
+    assert drawn.title == "That silencing the memory costs anything is not shown"
+
+
+def test_gates_that_are_all_shut_lie_one_from_the_middle(made_up: Any) -> None:
+    found = made_up()
+    for layer in (v for seeds in found["slots"]["factbook"].values() for s in seeds.values() for v in s.values()):
+        layer["histogram"] = [100, *[0] * 39]
+    drawn = inside.gates(found, "factbook")
+    assert drawn is not None
+    assert "lie 0.97 from 1" in drawn.title
+
+
+def test_an_even_arm_of_four_slots_is_drawn_as_even_beside_one_of_eight(made_up: Any) -> None:
+    found = made_up()
+    for layer in (v for s in found["slots"]["factbook"]["move"].values() for v in s.values()):
+        layer["use"] = [0.25] * 4
+    drawn = inside.slot_use(found, "factbook")
+    assert drawn is not None
+    assert (np.asarray(drawn.figure.axes[0].images[0].get_array()) == 1.0).all()
+    assert "of 4 (move)" in drawn.title
+    assert "of 8 (move+moe)" in drawn.title
+
+
+def test_substitutions_divergence_and_flops_are_on_the_page(tmp_path: Path, made_up: Any) -> None:
+    found = made_up()
+    found["substituted"] = ["webster could not be had: python was read in its place."]
+    found["diverged"] = [{"data": "factbook", "arm": "moe", "seed": 1, "step": 90}]
+    for arm, flops in zip(found["arms"].values(), (100, 101, 102, 120, 103), strict=True):
+        arm["cost"] = {"flops_per_token": flops}
+    text = report.write(tmp_path, found).read_text(encoding="utf-8")
+    assert "webster could not be had" in text
+    assert "diverged at step 90" in text
+    assert "FLOPs per token +20.0 % of dense\u2019s: not matched" in text
+    assert "moe +1.0 % of dense" in text
+
+
+def test_counts_are_rounded_before_their_unit_is_chosen() -> None:
+    assert [tables.count(n) for n in (999_400, 999_999, 3_140_000, 12)] == [
+        "999\u00a0k",
+        "1\u00a0M",
+        "3.14\u00a0M",
+        "12",
+    ]

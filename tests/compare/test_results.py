@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def test_seconds_to_reach_a_loss_are_interpolated_and_none_if_never_reached() ->
 def test_the_baseline_has_no_difference_and_reaches_its_own_loss_at_the_end(made_up: Any) -> None:
     row = made_up()["rows"][0]
     assert (row.arm, row.difference, row.verdict) == ("dense", None, "baseline")
-    assert row.seconds_to_baseline == pytest.approx(60.0)
+    assert row.seconds_to_baseline is not None
+    assert row.seconds_to_baseline.mean == pytest.approx(60.0)
     assert row.knockout is None
 
 
@@ -69,3 +71,29 @@ def test_a_spoilt_results_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(files.Damaged, match=r"results\.json"):
         results.read(tmp_path)
+
+
+def test_a_row_of_an_earlier_version_is_read_with_its_knock_out_difference_derived(made_up: Any) -> None:
+    row = made_up()["rows"][2]
+    before = dataclasses.asdict(row)
+    for name in ("knockout_difference", "skipped", "diverged"):
+        del before[name]
+    before["seconds_to_baseline"] = 12.5
+    again = results.row_from_dict(before)
+    assert again.knockout_difference is not None
+    assert again.knockout_difference.mean == pytest.approx(0.4)
+    assert (again.skipped, again.diverged) == (0, 0)
+    assert again.seconds_to_baseline == results.Estimate(12.5, None, 1)
+
+
+def test_an_arm_of_which_a_seed_diverged_has_no_verdict(made_up_runs: Any) -> None:
+    runs = made_up_runs("dense", "move")
+    runs[-1] = {"data": "factbook", "arm": "move", "seed": 2, "diverged": 90}
+    row = results.rows(runs, {}, {}, "dense")[1]
+    assert (row.seeds, row.diverged) == (2, 1)
+    assert row.verdict == "1 seed diverged: no claim"
+
+
+def test_skipped_steps_are_counted_over_the_seeds(made_up_runs: Any) -> None:
+    runs = [run | {"skipped": 3} for run in made_up_runs("dense")]
+    assert results.rows(runs, {}, {}, "dense")[0].skipped == 9

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from vademecum import files
-from vademecum.compare import commands, measure, probe, results, runner
+from vademecum import data, files
+from vademecum.compare import commands, entrants, measure, probe, progress, results, runner, texts
+from vademecum.compare.arms import ARMS, Arm
 from vademecum.compare.plan import PRESETS, Plan
+from vademecum.training import Diverged, Run
+
+PROBE = probe.peak_memory
 
 TEXT = "The {0} of {1} lies {2} miles from the sea; its people grow {0} and sell {2} tons of it every year.\n"
 WORDS = ("wheat", "rice", "copper", "island", "river", "market", "castle", "forest")
@@ -124,13 +130,97 @@ def _after(calls: int, real, then):  # type: ignore[no-untyped-def]
     return call
 
 
-@pytest.mark.parametrize("match", ["flops", "seconds"])
-def test_steps_follow_what_is_matched(text: Path, tmp_path: Path, match: str) -> None:
-    runner.run(small(text, seeds=1, match=match), tmp_path / "out")
-    arms = results.read(tmp_path / "out")["arms"]
-    assert arms["dense"]["steps"] == 8
-    assert arms["move"]["steps"] <= 8 or match == "seconds"
-    assert (tmp_path / "out" / "calibration.json").is_file() == (match == "seconds")
+def test_steps_at_equal_flops_are_scaled_by_the_flops_per_token(text: Path, tmp_path: Path) -> None:
+    plan = dataclasses.replace(
+        small(text, match="flops"), arms=(ARMS["dense"], Arm.parse("moe:experts=4,top_k=4,width=192"))
+    )
+    entered = entrants.prepare(plan, tmp_path)
+    dense, wide = entered.values()
+    assert dense.steps == 8
+    assert wide.steps == round(8 * dense.cost.flops_per_token / wide.cost.flops_per_token)
+    assert wide.steps < 6
+
+
+def test_steps_at_equal_time_follow_the_calibration(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "calibration.json").write_text(json.dumps({"dense": 1.0, "move": 2.0}), encoding="utf-8")
+    entered = entrants.prepare(small(text, match="seconds"), tmp_path)
+    assert (entered["dense"].steps, entered["move"].steps) == (8, 4)
+
+
+def test_a_finished_run_of_another_text_or_version_is_refused(text: Path, tmp_path: Path) -> None:
+    own = tmp_path / "text"
+    shutil.copytree(text, own)
+    runner.run(small(own, seeds=1), tmp_path / "out")
+    (own / "more.txt").write_text("Another document. " * 90, encoding="utf-8")
+    with pytest.raises(ValueError, match="another corpus; remove that folder"):
+        runner.run(small(own, seeds=1), tmp_path / "out")
+    path = next((tmp_path / "out").rglob("result.json"))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["made_from"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    (own / "more.txt").unlink()
+    with pytest.raises(ValueError, match="an earlier version"):
+        runner.run(small(own, seeds=1), tmp_path / "out")
+
+
+def test_an_arm_that_diverges_is_a_note_and_the_rest_goes_on(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = Run.advance
+
+    def diverge(self: Run, *given: object, **named: object) -> None:
+        if self.folder.name == "move":
+            raise Diverged("ten steps in a row were not finite")
+        advance(self, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Run, "advance", diverge)
+    page = runner.run(small(text, seeds=1), tmp_path / "out")
+    found = results.read(tmp_path / "out")
+    assert [row.arm for row in found["rows"]] == ["dense"]
+    assert found["diverged"] == [{"data": "text0", "arm": "move", "seed": 0, "step": 0}]
+    assert "diverged at step 0" in page.read_text(encoding="utf-8")
+    assert runner.run(small(text, seeds=1), tmp_path / "out").is_file()
+
+
+def test_a_memory_probe_that_fails_is_an_empty_cell_and_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess([], 1, "", "Traceback\nOSError: no space")
+    monkeypatch.setattr(probe.subprocess, "run", lambda *_, **__: failed)
+    with pytest.warns(UserWarning, match="OSError: no space"):
+        assert PROBE(PRESETS["smoke"], ARMS["dense"], None) is None
+
+
+def test_a_source_that_gave_another_text_is_named_by_what_was_read_and_read_once(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = dataclasses.replace(data.prepare(str(text), vocab_size=512, progress=False), name="python")
+    monkeypatch.setattr(data, "prepare", lambda *_, **__: corpus)
+    plan = dataclasses.replace(PRESETS["smoke"], data=("factbook", "webster"))
+    found = texts.read_texts(plan)
+    assert found.names == {"factbook": "python"}
+    assert found.notes == (
+        "factbook could not be had: python was read in its place.",
+        "webster could not be had: python was read in its place.",
+        "webster gave the same text as factbook and is left out.",
+    )
+
+
+def test_texts_are_kept_with_the_prompt_they_go_on_from() -> None:
+    kept = [{"ids": [1, 2], "text": "a"}, {"ids": [3], "text": "b"}]
+    assert [runner._text_after(ids, kept) for ids in ([3], [4], [1, 2])] == ["b", None, "a"]
+
+
+def test_sources_that_would_share_a_folder_are_refused() -> None:
+    with pytest.raises(ValueError, match="would share the folder a_b"):
+        commands.plan_of("smoke", data=["a/b", "a_b"])
+
+
+def test_steps_made_before_are_not_counted_as_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = progress._Lines(100, 0, sys.stderr)
+    shown.skip(90)
+    shown._start -= 100  # ten steps, then, took a hundred seconds
+    shown.update(10, "dense")
+    assert shown._done - shown._first == 10
+    assert "100/100" in capsys.readouterr().err
 
 
 def test_an_arm_of_a_comparison_is_found_by_name(text: Path, tmp_path: Path) -> None:
@@ -147,8 +237,6 @@ def test_every_preset_survives_json() -> None:
 
 
 def test_prompts_are_beginnings_of_held_out_documents(text: Path) -> None:
-    from vademecum import data
-
     corpus = data.prepare(str(text), vocab_size=512, progress=False)
     found = measure.prompts(corpus, 2, 32)
     assert len(found) == 2

@@ -6,7 +6,8 @@
   times as much.
 * ``active_params``: total parameters, less the table rows that a token does not read, less the experts it is not sent
   to. A host's input embedding that is not tied to the head is such a table.
-* ``bytes_per_token``: bytes one token reads when it is decoded alone: every active parameter in the training dtype.
+* ``bytes_per_token``: bytes one token reads when it is decoded alone: every active parameter in the type it is held in
+  (weights stay fp32 under autocast).
   It leaves out the KV cache, which all arms share, and everything that stays in a processor's cache.
 """
 
@@ -34,15 +35,16 @@ class ModelCost:
     bytes_per_token: int
 
 
-def measure(model: PreTrainedModel, *, length: int, batch: int = 2, dtype_bytes: int = 4) -> ModelCost:
-    """Cost of ``model`` at ``length`` tokens a sequence and ``dtype_bytes`` bytes a parameter."""
+def measure(model: PreTrainedModel, *, length: int, batch: int = 2) -> ModelCost:
+    """Cost of ``model`` at ``length`` tokens a sequence."""
     total = sum(p.numel() for p in model.parameters())
+    held = sum(p.numel() * p.element_size() for p in model.parameters())
     active = active_params(model)
     return ModelCost(
         total_params=total,
         active_params=active,
         flops_per_token=flops_per_token(model, length=length, batch=batch),
-        bytes_per_token=active * dtype_bytes,
+        bytes_per_token=round(active * held / total),
     )
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 DEAD_SHARE = 0.01
@@ -65,9 +64,3 @@ def loads(forwards: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> dict[str, L
 def layer_of(key: str) -> int:
     """The layer's number in a record key: 3 for "moe.layers.3"."""
     return int(key.rsplit(".", 1)[-1])
-
-
-def as_matrix(by_layer: Mapping[str, Load]) -> Tensor:
-    """Shares [layers, experts] in the order of the layers."""
-    ordered = sorted(by_layer.items(), key=lambda item: layer_of(item[0]))
-    return torch.tensor([value.share for _, value in ordered])

@@ -31,8 +31,6 @@ class SlotUse:
     use: list[float]
     similarity: float | None
     effective: float
-    mean_gate: list[float]
-    mean_own_gate: float
     histogram: list[int]
     own_histogram: list[int]
 
@@ -61,8 +59,6 @@ def slot_use(gates: Tensor, rows: Tensor) -> SlotUse:
         use=use.tolist(),
         similarity=_similarity(gram),
         effective=float(_effective(gram).mean()),
-        mean_gate=gates[:, :, 1:].mean((0, 1)).tolist(),
-        mean_own_gate=float(gates[:, :, 0].mean()),
         histogram=_histogram(gates[:, :, 1:]),
         own_histogram=_histogram(gates[:, :, 0]),
     )

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 import vademecum as vm
+from vademecum.training.recipe import MEMORY_SEED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from vademecum.compare.plan import Plan
     from vademecum.memory.base import Kind
-
-MEMORY_SEED = 1_000_003  # far from the small seeds people choose, so that memory and host never draw the same numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ capacity only.
 
 
 def kinds_of(specs: tuple[str, ...]) -> list[Kind]:
-    """The kinds of ``specs``. A mixture of experts without a width gives each expert 1/top_k of the host's."""
+    """The kinds that ``specs`` such as "move:slots=8" describe."""
     return [vm.kinds.parse(spec) for spec in specs]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vademecum.compare import stats
 from vademecum.compare.results import Row
+from vademecum.compare.stats import Estimate
 
 MINUS = "\u2212"
 
@@ -24,9 +25,16 @@ def of_row(row: Row, baseline: str) -> str:
     direction = "below" if row.verdict == stats.BETTER else "above"
     size = f"{number(abs(difference.mean))} \u00b1 {number(difference.half)}"
     text = f"{row.arm} ends {size} bits per byte {direction} {baseline}"
-    if row.speed_ratio is not None:
-        text += f", at {number(row.speed_ratio.mean, 2)} of its training speed"
-    return text + "."
+    return text + _speed(row.speed_ratio) + "."
+
+
+def _speed(ratio: Estimate | None) -> str:
+    """What the ratio of the training speeds supports; nothing where there is no interval."""
+    if ratio is None or ratio.half is None:
+        return ""
+    if abs(ratio.mean - 1) <= ratio.half:
+        return ", with no difference in training speed shown"
+    return f", at {number(ratio.mean, 2)} \u00b1 {number(ratio.half, 2)} of its training speed"
 
 
 def headline(rows: Sequence[Row], baseline: str) -> list[str]:
@@ -54,7 +62,8 @@ def _one_source(rows: Sequence[Row], baseline: str) -> list[str]:
     silent = [row.arm for row in rows if row.verdict == stats.NO_DIFFERENCE]
     if silent:
         sentences.append(f"{', '.join(silent)}: {stats.NO_DIFFERENCE}.")
-    return sentences
+    named = (stats.BETTER, stats.WORSE, stats.NO_DIFFERENCE)
+    return sentences + [f"{row.arm}: {row.verdict}." for row in rows if row.verdict not in named]
 
 
 def _over_sources(arm: str, rows: Sequence[Row], baseline: str) -> str:
@@ -69,4 +78,6 @@ def _over_sources(arm: str, rows: Sequence[Row], baseline: str) -> str:
     silent = [row.data for row in rows if row.verdict == stats.NO_DIFFERENCE]
     if silent:
         parts.append(f"{stats.NO_DIFFERENCE} on {', '.join(silent)}")
-    return f"{arm}: {'; '.join(parts) if parts else stats.ONE_SEED}."
+    named = (stats.BETTER, stats.WORSE, stats.NO_DIFFERENCE)
+    parts += [f"{row.verdict} on {row.data}" for row in rows if row.verdict not in named]
+    return f"{arm}: {'; '.join(parts)}."

@@ -43,6 +43,14 @@ class Entrant:
         """The plan's recipe with this arm's steps and the run's seed."""
         return dataclasses.replace(plan.recipe, steps=self.steps, seed=seed)
 
+    def identity(self, plan: Plan, corpus_key: str) -> dict[str, Any]:
+        """What a finished run must have been made from to stand beside others; as plain as JSON gives it back."""
+        arm = {name: value for name, value in self.arm.to_dict().items() if name != "note"}
+        learning = {name: value for name, value in self.recipe(plan, 0).learning().items() if name != "seed"}
+        made_of = {"corpus": corpus_key, "arm": arm, "ffn_width": self.ffn_width, "recipe": learning}
+        plain: dict[str, Any] = json.loads(json.dumps(made_of))
+        return plain
+
     def to_dict(self) -> dict[str, Any]:
         """What ``results.json`` says of the arm."""
         return {
@@ -62,7 +70,7 @@ def prepare(plan: Plan, folder: Path) -> dict[str, Entrant]:
     for arm in (*plan.arms, *plan.curve):
         width = arms.host_width(arm, plan)
         model = arms.build(arm, plan, seed=plan.seeds[0], ffn_width=width)
-        measured = cost.measure(model, length=plan.recipe.length, dtype_bytes=2 if plan.recipe.dtype == "bf16" else 4)
+        measured = cost.measure(model, length=plan.recipe.length)
         found[arm.name] = Entrant(arm, measured, plan.recipe.steps, width, arms.dense_width(model))
     if plan.match == "tokens":
         return found

@@ -43,16 +43,22 @@ def _version() -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout that is running, where it is one."""
-    here = Path(__file__).resolve().parent
+    """The commit of the checkout that is running, where it is one and this file belongs to it."""
+    here = Path(__file__).resolve()
+    # An installed copy may lie inside somebody else's repository, whose commit is not ours.
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return ""
+    commit = _git(here.parent, "rev-parse", "--short=12", "HEAD")
+    changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no", "--", ".", "..")
+    return f", commit {commit}{'-dirty' if changed else ''}" if commit else ""
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says in ``folder``; None where it fails or is not there."""
     try:
         found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return f", commit {found.stdout.strip()}" if found.returncode == 0 else ""
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None

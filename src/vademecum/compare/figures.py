@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vademecum.compare import inside, stats, style
+from vademecum.compare import inside, stats, style, tables
 from vademecum.compare.drawing import Drawing, Floats, Results, looks, rows_on
 from vademecum.compare.names import slug
 
@@ -178,15 +178,14 @@ def memory_size(results: Results, data: str) -> Drawing | None:
         color=style.MUTED,
     )
     right.set_ylabel("effective slots")
-    best = shown[int(np.argmin(mean))]
     return Drawing(
         f"memory-size-{slug(data)}",
-        f"Quality against memory size: lowest at {slots[best.arm]} slots ({min(mean):+.3f})",
+        "Quality against memory size, and how many slots are effective",
         "Left: difference to the baseline with its paired 95 % interval. The table's learning rate is divided by "
         "the number of slots, "
         "so a larger table does not also take larger steps. Right: how many of the slots are effective (1: all "
         "add the same vector). "
-        "Points whose bars overlap are not shown to differ.",
+        "Bars are about the baseline: which of two sizes is better they do not say.",
         figure,
     )
 
@@ -198,7 +197,7 @@ def _mean_of(by_seed: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -
 
 def knockout(results: Results, data: str) -> Drawing | None:
     """The trained arm with and without its memory."""
-    shown = [row for row in rows_on(results, data) if row.knockout is not None]
+    shown = [row for row in rows_on(results, data) if row.knockout is not None and row.knockout_difference is not None]
     base = next((row for row in rows_on(results, data) if row.arm == results["plan"]["baseline"]), None)
     if not shown:
         return None
@@ -211,7 +210,7 @@ def knockout(results: Results, data: str) -> Drawing | None:
         axis.plot([with_], [y], look[row.arm].marker, color=look[row.arm].color, ms=7)
         axis.plot([without], [y], look[row.arm].marker, color=look[row.arm].color, ms=7, mfc=style.PAPER)
         axis.annotate(
-            f"{without - with_:+.2f}",
+            tables.interval(row.knockout_difference, 2, signed=True),
             (max(with_, without), y),
             textcoords="offset points",
             xytext=(9, -3.5),
@@ -220,20 +219,25 @@ def knockout(results: Results, data: str) -> Drawing | None:
     axis.set_yticks(range(len(shown)), [row.arm for row in shown])
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
-    axis.margins(x=0.14)
+    axis.margins(x=0.22)
     if base is not None:
         axis.axvline(base.bits_per_byte.mean, color=style.MUTED, lw=1.4)
         axis.annotate(
             base.arm, (base.bits_per_byte.mean, -0.5), textcoords="offset points", xytext=(4, -9), color=style.MUTED
         )
     axis.set_xlabel("held-out bits per byte: filled with the memory, hollow with it silenced")
-    most = max(shown, key=lambda row: (row.knockout.mean if row.knockout else 0.0) - row.bits_per_byte.mean)
-    assert most.knockout is not None
+    costs = [
+        f"{row.arm} {tables.interval(row.knockout_difference, 2)}"
+        for row in shown
+        if stats.verdict(row.knockout_difference) == stats.WORSE
+    ]
     return Drawing(
         f"knockout-{slug(data)}",
-        f"Silencing the memory costs up to {most.knockout.mean - most.bits_per_byte.mean:+.2f} bits per byte "
-        f"({most.arm})",
-        "The same trained model, evaluated twice: as it is, and with the memory adding nothing (experts stay). "
+        f"Silencing the memory costs, in bits per byte: {', '.join(costs)}"
+        if costs
+        else "That silencing the memory costs anything is not shown",
+        "The same trained model, evaluated twice: as it is, and with the memory adding nothing (experts stay); beside "
+        "it the difference, paired by seed, with half its 95 % interval. "
         "The distance says how much "
         "the model leans on its memory, not what it would be had it been trained without.",
         figure,

@@ -90,16 +90,16 @@ def slot_use(results: Results, data: str) -> Drawing | None:
         return None
     look = looks(results)
     deep = max(len(layers) for _, layers in panels)
-    count = max(len(layer["use"]) for _, layers in panels for layer in layers.values())
+    counts = {arm: len(next(iter(layers.values()))["use"]) for arm, layers in panels}
     figure, axes = style.canvas(
         columns=len(panels) + 2, width=3.2 * (len(panels) + 2), height=1.7 + 0.36 * max(deep, 4)
     )
     for axis, (arm, layers) in zip(axes, panels, strict=False):
-        values = np.array([layer["use"] for layer in layers.values()]) * count
-        _heat(axis, values, low=0.0, high=2.0, xlabel="slot", layers=list(layers), labels=count <= 8)
+        values = np.array([layer["use"] for layer in layers.values()]) * counts[arm]
+        _heat(axis, values, low=0.0, high=2.0, xlabel="slot", layers=list(layers), labels=counts[arm] <= 8)
         axis.set_title(f"{arm}: use (1 = even)")
     axes[0].set_ylabel("layer")
-    for key, axis, top in (("similarity", axes[-2], 1.0), ("effective", axes[-1], float(count))):
+    for key, axis, top in (("similarity", axes[-2], 1.0), ("effective", axes[-1], float(max(counts.values())))):
         for arm, layers in panels:
             axis.plot(
                 list(layers),
@@ -111,12 +111,15 @@ def slot_use(results: Results, data: str) -> Drawing | None:
         axis.set_ylim(min(0.0, axis.get_ylim()[0]), top * 1.03)
         axis.set_xticks(sorted({n for _, layers in panels for n in layers}))
         axis.set_xlabel("layer")
-        axis.set_title({"similarity": "similarity of two slots", "effective": f"effective slots of {count}"}[key])
+        axis.set_title({"similarity": "similarity of two slots", "effective": "effective slots"}[key])
     axes[-1].legend()
-    effective = float(np.mean([layer["effective"] for _, layers in panels for layer in layers.values()]))
+    effective = [
+        f"{np.mean([layer['effective'] for layer in layers.values()]):.1f} of {counts[arm]} ({arm})"
+        for arm, layers in panels
+    ]
     return Drawing(
         f"slot-use-{slug(data)}",
-        f"Of {count} slots, {effective:.1f} are effective on average",
+        f"Effective slots, mean over the layers of the first seed: {', '.join(effective)}",
         "Left: each slot's share of what the memory adds in a layer (gate times row norm), over an even share. "
         "Then the mean cosine "
         "between two slots' gated rows at the same token (1: copies of one another), and the number of effective "
@@ -150,7 +153,10 @@ def gates(results: Results, data: str) -> Drawing | None:
                 label=f"layer {number}",
             )
             middle = (edges[1:] + edges[:-1]) / 2
-            spread.append(float(np.sqrt(max(0.0, (share * middle**2).sum() - (share * middle).sum() ** 2))))
+            spread.append(float((share * (middle - 1) ** 2).sum()))
+        own = np.sum([layer.get("own_histogram") or [0] for layer in layers.values()], axis=0)
+        if own.sum():
+            axis.stairs(own / own.sum(), np.linspace(0, 2, len(own) + 1), color=style.INK, ls="--", lw=1, label="own")
         axis.axvline(1, color=style.MUTED, lw=1, ls=":")
         axis.set_xlabel("gate on a slot")
         axis.set_title(arm)
@@ -158,10 +164,10 @@ def gates(results: Results, data: str) -> Drawing | None:
     axes[0].set_ylabel("share of gates")
     return Drawing(
         f"gates-{slug(data)}",
-        f"Gates move away from 1 by {np.mean(spread):.2f} (standard deviation, mean over layers)",
+        f"Gates lie {np.sqrt(np.mean(spread)):.2f} from 1 (root mean square over layers, first seed)",
         "How far each slot is let through, over held-out tokens and heads: 0 is shut, 1 the neutral middle "
         "(dotted), 2 wide open. A spike "
         "at 1 would mean that the layer does not choose. Lighter to darker: from the first layer to the last. "
-        "First seed.",
+        "Dashed: the gate on the host's own value, all layers together. First seed.",
         figure,
     )

@@ -45,7 +45,10 @@ def measure(run: Run, *, heldout_tokens: int, prompts: list[list[int]], seed: in
         ],
         "slots": slot_statistics,
         "experts": expert_statistics,
-        "texts": [continuation(model, run.corpus, prompt, length=run.recipe.length, seed=seed) for prompt in prompts],
+        "texts": [
+            {"ids": ids, "text": continuation(model, run.corpus, ids, length=run.recipe.length, seed=seed)}
+            for ids in prompts
+        ],
     }
 
 

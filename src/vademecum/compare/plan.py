@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vademecum.compare.arms import ARMS, Arm
+from vademecum.compare.names import slug
 from vademecum.training import Recipe
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 MATCHES: Mapping[str, str] = {
     "tokens": "every arm is trained on the same number of tokens",
     "flops": "every arm is trained for the same number of FLOPs; steps are scaled by the FLOPs per token",
-    "seconds": "every arm is trained for the same time; steps are scaled by the speed in a short calibration",
+    "seconds": "every arm is trained for about the same time; steps are scaled by the speed in a short calibration",
 }
 
 
@@ -55,6 +56,14 @@ class Plan:
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"the arm '{doubled[0]}' is given twice; name every arm once.")
+        for what, given in (("source", list(self.data)), ("arm", names)):
+            folders = [slug(each) for each in given]
+            same = [each for each, folder in zip(given, folders, strict=True) if folders.count(folder) > 1]
+            if same:
+                raise ValueError(
+                    f"the {what}s {same[0]!r} and {same[1]!r} would share the folder {slug(same[0])}; give each "
+                    f"{what} once, and rename one where only signs differ."
+                )
         if self.baseline not in names:
             raise ValueError(
                 f"the arms are {', '.join(names)}; '{self.baseline}', which the others are compared with, is not "
@@ -131,7 +140,7 @@ PRESETS: Mapping[str, Plan] = {
         chunk=4,
         prompts=1,
         heldout_tokens=2048,
-        recipe=Recipe(steps=12, batch=2, length=32, eval_every=6, eval_tokens=512, checkpoint_every=4, keep=1, seed=0),
+        recipe=Recipe(steps=12, batch=2, length=32, eval_every=6, eval_tokens=512, checkpoint_every=4, keep=2, seed=0),
     ),
     "demo": Plan(
         data=("factbook",),
@@ -141,7 +150,19 @@ PRESETS: Mapping[str, Plan] = {
         vocab_size=2048,
         heldout_tokens=60_000,
         recipe=Recipe(
-            steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=1, seed=0
+            steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=2, seed=0
+        ),
+    ),
+    "standard": Plan(
+        data=("factbook",),
+        arms=_arms("dense", "dense-wide", "lave", "move", "moe", "move+moe"),
+        seeds=(0, 1, 2),
+        size=4,
+        vocab_size=2048,
+        curve=_arms("move-1", "move-2", "move-8"),
+        heldout_tokens=60_000,
+        recipe=Recipe(
+            steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=2, seed=0
         ),
     ),
     "hour": Plan(
@@ -153,8 +174,8 @@ PRESETS: Mapping[str, Plan] = {
         curve=_arms("move-1", "move-2", "move-8"),
         heldout_tokens=60_000,
         recipe=Recipe(
-            steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=1, seed=0
+            steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=2, seed=0
         ),
     ),
 }
-"""Plans by name. ``hour`` takes its curve's 4-slot point from the arm ``move``."""
+"""Plans by name. ``standard`` and ``hour`` take their curves' 4-slot point from the arm ``move``."""

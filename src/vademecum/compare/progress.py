@@ -19,8 +19,8 @@ class Progress(Protocol):
     def update(self, steps: int, what: str) -> None:
         """Take ``steps`` more steps of ``what``."""
 
-    def note(self, text: str) -> None:
-        """Show a line of text."""
+    def skip(self, steps: int) -> None:
+        """``steps`` were made before and take no time now."""
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -34,8 +34,10 @@ class _Bar:
         self._bar.set_description_str(what, refresh=False)
         self._bar.update(steps)
 
-    def note(self, text: str) -> None:
-        self._bar.write(text, file=sys.stderr)
+    def skip(self, steps: int) -> None:
+        self._bar.initial += steps
+        self._bar.n += steps
+        self._bar.last_print_n += steps
 
     def close(self) -> None:
         self._bar.close()
@@ -53,10 +55,11 @@ class _Lines:
             return
         self._last = now
         left = (now - self._start) / max(1, self._done - self._first) * (self._total - self._done)
-        self.note(f"{self._done}/{self._total} steps  {what}  {duration(left)} left")
+        print(f"{self._done}/{self._total} steps  {what}  {duration(left)} left", file=self._stream, flush=True)
 
-    def note(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+    def skip(self, steps: int) -> None:
+        self._done += steps
+        self._first += steps
 
     def close(self) -> None:
         pass

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vademecum import files
-from vademecum.compare import claims, figures, results, style, tables
+from vademecum.compare import claims, evaluated, figures, results, style, tables
 from vademecum.compare.drawing import Drawing, rows_on
 from vademecum.compare.names import slug
+from vademecum.compare.results import Row
+from vademecum.memory.base import Role
+from vademecum.roles import LR_RATIO
+from vademecum.training import Recipe
 
 Results = Mapping[str, Any]
 
@@ -69,12 +73,14 @@ def _lede(found: Results) -> str:
     seeds, arms = len(plan["seeds"]), len(found["arms"])
     return (
         f"{arms} arms of one small {plan['host']} language model (size {plan['size']}), trained side by side on "
-        f"{', '.join(plan['data'])} with {seeds} seed{'s' if seeds != 1 else ''}: {found['match']}."
+        f"{', '.join(_sources(found))} with {seeds} seed{'s' if seeds != 1 else ''}: {found['match']}."
+        f"{''.join(' ' + note for note in found.get('substituted', ()))}"
     )
 
 
 def _headline(found: Results) -> str:
     sentences = claims.headline(found["rows"], found["plan"]["baseline"])
+    sentences += [f"{each['arm']}, {_where(each)}." for each in found.get("diverged", ())]
     lines = "".join(f"<p>{escape(line)}</p>" for line in sentences)
     fine = (
         "Lower bits per byte are better. A difference is named only where its paired 95 % interval over seeds "
@@ -95,7 +101,7 @@ def _source(found: Results, data: str, drawings: Sequence[Drawing]) -> str:
         for d in drawings
     )
     notes = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(_arm_note(arm))}</dd>"
+        f"<dt>{escape(name)}</dt><dd>{escape(_arm_note(name, arm, found, rows))}</dd>"
         for name, arm in found["arms"].items()
         if any(r.arm == name for r in rows)
     )
@@ -106,15 +112,34 @@ def _source(found: Results, data: str, drawings: Sequence[Drawing]) -> str:
         f"Bold marks the best mean of a column and is "
         f"not a claim. Baseline: "
         f"{escape(baseline)}, trained on {tables.count(rows[0].tokens)} tokens. "
-        "Memory is the peak above the imported libraries.</p>"
+        "Memory is the peak above the imported libraries, one draw. A dash under the seconds to the baseline\u2019s "
+        "loss means that at least one seed never reached it.</p>"
         f"<dl>{notes}</dl>{pictures}</section>"
     )
 
 
-def _arm_note(arm: Mapping[str, Any]) -> str:
+def _where(lost: Mapping[str, Any]) -> str:
+    return f"seed {lost['seed']} on {lost['data']}: diverged at step {lost['step']} and is in no number here"
+
+
+def _arm_note(name: str, arm: Mapping[str, Any], found: Results, rows: Sequence[Row]) -> str:
     parts = [arm.get("note", ""), f"feed-forward width {arm['ffn_width']}" if arm.get("ffn_width") else ""]
     kinds = ", ".join(arm.get("kinds", ()))
-    return "; ".join(part for part in (*parts, kinds and f"kinds {kinds}", f"{arm['steps']} steps") if part)
+    skipped = sum(row.skipped for row in rows if row.arm == name)
+    parts += [kinds and f"kinds {kinds}", f"{arm['steps']} steps", _apart(name, found)]
+    parts.append(f"{skipped} steps were not finite and were skipped, over all seeds" if skipped else "")
+    return "; ".join(part for part in parts if part)
+
+
+def _apart(name: str, found: Results) -> str:
+    """How far an arm's measured FLOPs are from the baseline's."""
+    baseline = found["plan"]["baseline"]
+    costs = {arm: values.get("cost", {}).get("flops_per_token") for arm, values in found["arms"].items()}
+    if name == baseline or not costs.get(name) or not costs.get(baseline):
+        return ""
+    apart = 100 * (costs[name] / costs[baseline] - 1)
+    matched = "" if abs(apart) <= MATCHED else ": not matched"
+    return f"FLOPs per token {claims.number(apart, 1, signed=True)} % of {baseline}\u2019s{matched}"
 
 
 def _texts(found: Results) -> str:
@@ -125,7 +150,7 @@ def _texts(found: Results) -> str:
             cards += [
                 f"<div><b>{escape(arm)}</b>{escape(texts[i])}</div>"
                 for arm, texts in sample["texts"].items()
-                if i < len(texts)
+                if i < len(texts) and texts[i] is not None
             ]
             blocks.append(
                 f'<h3 class="note">{escape(data)}</h3><blockquote>{escape(prompt["prompt"])}\u2026</blockquote>'
@@ -146,22 +171,23 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in values.items()) + "</dl>"
 
 
+MATCHED = 5.0
+"""Percent by which an arm's FLOPs may differ from the baseline's before the page says that it is not matched."""
+
 METHOD = (
     (
         "What is equal",
         "Within one seed all arms see the same batches in the same order and start from the same host weights "
         "(where shapes agree); only "
-        "the memory and the experts differ. {match} An arm with experts gives each of its top-k experts 1/k of "
-        "the dense feed-forward "
-        "width, so that a token meets the same amount of computation. dense-wide, where it is run, is a dense "
-        "host widened to MoVE\u2019s "
-        "total parameters: same size, more compute.",
+        "the memory and the experts differ. {match} Forward FLOPs per token, measured, against {baseline}\u2019s: "
+        "{flops}. Training seconds that came out, mean over seeds: {seconds}. dense-wide, where it is run, is a "
+        "dense host widened to MoVE\u2019s total parameters: same size, more compute.",
     ),
     (
         "What is measured",
-        "Bits per byte: the negative log-likelihood of the whole held-out text in bits, over its UTF-8 bytes; it "
-        "does not depend on the "
-        "tokenizer. Held-out documents are chosen once, by document, and are in neither the training text nor "
+        "Bits per byte: the negative log-likelihood of held-out text in bits, over the UTF-8 bytes it stands for, so "
+        "that it can be compared across tokenizers. {evaluated} Seconds to the baseline\u2019s loss are read off the "
+        "curves. Held-out documents are chosen once, by document, and are in neither the training text nor "
         "the tokenizer\u2019s.",
     ),
     (
@@ -184,23 +210,35 @@ METHOD = (
         "to. FLOPs: matrix "
         "products of one forward, counted by the profiler on the model itself, per token; elementwise work is "
         "not in it. Bytes read: "
-        "active parameters in the training dtype, as when one token is decoded alone.",
+        "active parameters in the type they are held in, as when one token is decoded alone.",
     ),
     (
         "Learning rates",
-        "One recipe for all arms, none tuned per arm. Tables that are read by token id take larger steps than "
-        "matrices, "
-        "since most rows are rarely read; the host\u2019s own input embedding gets the same kind of step in every arm, "
-        "dense included (embedding_ratio in the settings). A memory table\u2019s rate is divided by the number "
-        "of slots, "
-        "because all slots of a token move together at the start: otherwise more slots would also mean larger steps.",
+        "One recipe for all arms. Tables that are read by token id take larger steps than matrices, since most rows "
+        "are rarely read: a memory\u2019s table {bank:g} times the host\u2019s rate, divided by the number of slots; "
+        "the host\u2019s own input embedding, where the head does not share it, {embedding:g} times, in every arm, "
+        "dense included. The two are not equal. The division is there because all slots of a token move together at "
+        "the start: otherwise more slots would also mean larger steps. Both ratios and the memory\u2019s starting values "
+        "were chosen by a search on factbook\u2019s held-out text, with a host of the demo\u2019s size (docs/log.md, "
+        "decision 0004); the experts\u2019 rates were not searched.",
     ),
 )
 
 
 def _method(found: Results) -> str:
     plan = found["plan"]
-    fill = {"match": found["match"][:1].upper() + found["match"][1:] + ".", "chunk": plan["chunk"]}
+    baseline = plan["baseline"]
+    flops = [f"{arm} {_apart(arm, found).partition(' token ')[2]}" for arm in found["arms"] if _apart(arm, found)]
+    fill = {
+        "match": found["match"][:1].upper() + found["match"][1:] + ".",
+        "chunk": plan["chunk"],
+        "baseline": baseline,
+        "flops": ", ".join(flops) or "no other arm was measured",
+        "seconds": ", ".join(f"{row.arm} {row.seconds:,.0f} ({row.data})" for row in found["rows"]),
+        "evaluated": evaluated.words(found),
+        "bank": LR_RATIO[Role.BANK],
+        "embedding": plan["recipe"].get("embedding_ratio", Recipe().embedding_ratio),
+    }
     text = "".join(f"<h3>{title}</h3><p>{escape(body.format(**fill))}</p>" for title, body in METHOD)
     data = {name: value.get("description", "") for name, value in found["sources"].items()}
     settings = {k: v for k, v in plan.items() if k not in ("recipe", "arms", "curve")} | plan["recipe"]
@@ -216,7 +254,9 @@ LIMITS = (
     "Scale. These are small models on little text. What helps here may vanish or grow in models a thousand times "
     "larger; nothing here says which.",
     "Tuning. One learning rate serves all arms. An arm that would like another is measured below its best, and "
-    "that may be any of them.",
+    "that may be any of them. The rates of tables and the memory\u2019s start were chosen on factbook\u2019s held-out "
+    "text at the demo\u2019s host size, those of experts were not searched: factbook\u2019s figures are not a clean "
+    "test of the memory, those of other texts are.",
     "One host and one tokenizer. Another family or a larger vocabulary changes what a table addressed by token "
     "ids can hold.",
     "Speed is that of this machine. On a GPU, or with a larger batch, the ratios are others.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,9 @@ class Row:
 
     ``difference`` is the arm less the baseline, paired by seed; ``verdict`` is what it supports, in words.
     ``seconds_to_baseline`` is the training time until the arm's held-out curve reaches the baseline's last value,
-    None if any seed never does.
+    None if any seed never does. ``knockout_difference`` is the loss with the memory silenced less the loss with it,
+    paired by seed. ``skipped`` counts steps that were not finite, over all seeds; ``diverged`` the seeds that were
+    given up and are in no number here.
     """
 
     data: str
@@ -43,11 +45,14 @@ class Row:
     bytes_per_token: int
     tokens_per_second: float
     speed_ratio: Estimate | None
-    seconds_to_baseline: float | None
+    seconds_to_baseline: Estimate | None
     peak_memory: int | None
     tokens: int
     seconds: float
     knockout: Estimate | None
+    knockout_difference: Estimate | None = None
+    skipped: int = 0
+    diverged: int = 0
 
 
 def speeds(rounds: Rounds, baseline: str) -> dict[str, tuple[float, float | None]]:
@@ -85,10 +90,17 @@ def seconds_to_reach(curve: Sequence[Mapping[str, float]], target: float) -> flo
 def rows(
     runs: Sequence[Run], timings: Mapping[tuple[str, int], Rounds], peaks: Mapping[str, int | None], baseline: str
 ) -> list[Row]:
-    """The table, in the order of ``runs``. Arms without a baseline beside them get no difference."""
+    """The table, in the order of ``runs``. Arms without a baseline beside them get no difference.
+
+    Runs that diverged have no numbers: an arm of which all did gets no row, and one of which some did no verdict.
+    """
     grouped: dict[tuple[str, str], dict[int, Run]] = {}
+    lost: Counter[tuple[str, str]] = Counter()
     for run in runs:
-        grouped.setdefault((run["data"], run["arm"]), {})[run["seed"]] = run
+        if run.get("diverged") is not None:
+            lost[run["data"], run["arm"]] += 1
+        else:
+            grouped.setdefault((run["data"], run["arm"]), {})[run["seed"]] = run
     speed = {key: speeds(rounds, baseline) for key, rounds in timings.items()}
     table = []
     for (data, arm), by_seed in grouped.items():
@@ -102,6 +114,7 @@ def rows(
                 {s: speed.get((data, s), {}).get(arm) for s in by_seed},
                 peaks.get(arm),
                 baseline,
+                lost[data, arm],
             )
         )
     return table
@@ -115,13 +128,15 @@ def _row(
     speed: Mapping[int, tuple[float, float | None] | None],
     peak: int | None,
     baseline: str,
+    diverged: int,
 ) -> Row:
     first = next(iter(by_seed.values()))
     cost = first["cost"]
     difference = None
     if arm != baseline:
         difference = stats.paired(_values(by_seed, "bits_per_byte"), _values(base, "bits_per_byte"))
-    knocked = [run["knockout"] for run in by_seed.values() if run["knockout"] is not None]
+    knocked = {seed: run["knockout"] for seed, run in by_seed.items() if run["knockout"] is not None}
+    verdict = "baseline" if arm == baseline else stats.verdict(difference)
     reached = [
         seconds_to_reach(by_seed[s]["curve"], base[s]["curve"][-1]["bpb"])
         for s in by_seed
@@ -135,19 +150,29 @@ def _row(
         seeds=len(by_seed),
         bits_per_byte=stats.estimate(list(_values(by_seed, "bits_per_byte").values())),
         difference=difference,
-        verdict="baseline" if arm == baseline else stats.verdict(difference),
+        verdict=f"{diverged_words(diverged)}: no claim" if diverged and arm != baseline else verdict,
         total_params=cost["total_params"],
         active_params=cost["active_params"],
         flops_per_token=cost["flops_per_token"],
         bytes_per_token=cost["bytes_per_token"],
         tokens_per_second=_mean(rates) if rates else first["tokens"] / max(first["seconds"], 1e-9),
         speed_ratio=stats.estimate(ratios) if ratios else None,
-        seconds_to_baseline=_mean([r for r in reached if r is not None]) if reached and None not in reached else None,
+        seconds_to_baseline=stats.estimate([r for r in reached if r is not None])
+        if reached and None not in reached
+        else None,
         peak_memory=peak,
         tokens=first["tokens"],
         seconds=_mean([run["seconds"] for run in by_seed.values()]),
-        knockout=stats.estimate(knocked) if knocked else None,
+        knockout=stats.estimate(list(knocked.values())) if knocked else None,
+        knockout_difference=stats.paired(knocked, _values(by_seed, "bits_per_byte")) if knocked else None,
+        skipped=sum(run.get("skipped", 0) for run in by_seed.values()),
+        diverged=diverged,
     )
+
+
+def diverged_words(count: int) -> str:
+    """How many seeds diverged: "1 seed diverged", "2 seeds diverged"."""
+    return f"{count} seed{'' if count == 1 else 's'} diverged"
 
 
 def _values(by_seed: Mapping[int, Run], key: str) -> dict[int, float]:
@@ -174,12 +199,17 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("tokens_per_second", "training tokens per second"),
     ("speed_ratio", "tokens per second over the baseline's, paired"),
     ("speed_ratio_interval", "half width of its 95 % interval"),
-    ("seconds_to_baseline", "seconds to reach the baseline's final loss"),
+    ("seconds_to_baseline", "seconds to reach the baseline's final loss, empty where a seed never does"),
+    ("seconds_to_baseline_interval", "half width of its 95 % interval"),
     ("peak_memory", "peak memory in training, bytes above the imported libraries"),
     ("tokens", "training tokens"),
     ("seconds", "training seconds"),
     ("knockout", "bits per byte with the memory silenced"),
     ("knockout_interval", "half width of its 95 % interval"),
+    ("knockout_difference", "bits per byte that silencing the memory costs, paired"),
+    ("knockout_difference_interval", "half width of its 95 % interval"),
+    ("skipped", "steps that were not finite and changed nothing, over all seeds"),
+    ("diverged", "seeds given up after ten such steps in a row; they are in no other column"),
 )
 """Columns of ``results.csv`` and what they hold."""
 
@@ -199,13 +229,19 @@ def to_csv(table: Sequence[Row]) -> str:
 
 
 def row_from_dict(values: Mapping[str, Any]) -> Row:
-    """A row as it stands in ``results.json``."""
-    estimates = ("bits_per_byte", "difference", "speed_ratio", "knockout")
+    """A row as it stands in ``results.json``; what an earlier version did not write is derived, or is its default."""
+    estimates = ("bits_per_byte", "difference", "speed_ratio", "seconds_to_baseline", "knockout", "knockout_difference")
     fields: dict[str, Any] = {k: _estimate(v) if k in estimates and v is not None else v for k, v in values.items()}
+    with_, without = fields["bits_per_byte"], fields["knockout"]
+    if "knockout_difference" not in fields and without is not None and without.n == with_.n == len(with_.values):
+        apart = [b - a for a, b in zip(with_.values, without.values, strict=True)]
+        fields["knockout_difference"] = stats.estimate(apart)
     return Row(**fields)
 
 
-def _estimate(values: Mapping[str, Any]) -> Estimate:
+def _estimate(values: Mapping[str, Any] | float) -> Estimate:
+    if isinstance(values, int | float):
+        return Estimate(values, None, 1)
     return Estimate(values["mean"], values["half"], values["n"], tuple(values["values"]))
 
 

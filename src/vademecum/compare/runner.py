@@ -7,6 +7,7 @@ Killed at any point and started again it goes on from the runs' last checkpoints
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 from collections.abc import Mapping
@@ -20,7 +21,9 @@ from vademecum.compare.entrants import Entrant
 from vademecum.compare.names import slug
 from vademecum.compare.plan import MATCHES, Plan
 from vademecum.compare.progress import Progress, progress
-from vademecum.training import Interrupted, Run, checkpoint
+from vademecum.compare.texts import Texts, read_texts
+from vademecum.training import CheckpointDamaged, Diverged, Interrupted, Run, checkpoint
+from vademecum.training.evaluate import covered_bytes
 
 PLAN = "plan.json"
 RESULT = "result.json"
@@ -40,9 +43,15 @@ def run(plan: Plan, folder: Path, *, command: str = "", fall_back: bool = False)
     """
     folder.mkdir(parents=True, exist_ok=True)
     _keep(plan, folder)
-    corpora = {source: data.prepare(source, vocab_size=plan.vocab_size) for source in plan.data}
-    entered = entrants.prepare(plan, folder)
-    peaks = _peaks(plan, folder, entered)
+    texts = read_texts(plan)
+    corpora, asked = texts.corpora, plan
+    plan = dataclasses.replace(plan, data=tuple(corpora))
+    entered = entrants.prepare(asked, folder)
+    for source, seed in plan.groups():
+        for arm in plan.arms_on(source):
+            place = run_folder(folder, source, seed, arm.name)
+            _require_same(place, entered[arm.name].identity(plan, corpora[source].key))
+    peaks = _peaks(asked, folder, entered)
     total = sum(entered[arm.name].steps for source, _ in plan.groups() for arm in plan.arms_on(source))
     finished = sum(
         entered[arm.name].steps
@@ -56,7 +65,7 @@ def run(plan: Plan, folder: Path, *, command: str = "", fall_back: bool = False)
             _group(plan, folder, corpora[source], source, seed, entered, shown, fall_back)
     finally:
         shown.close()
-    found = collect(plan, folder, corpora, entered, peaks, command)
+    found = collect(plan, folder, texts, entered, peaks, command)
     results.write(folder, found)
     return report.write(folder, results.read(folder))
 
@@ -118,17 +127,20 @@ def _group(
         if not (place / RESULT).is_file():
             entrant = entered[arm.name]
             runs[arm.name] = _open(plan, entrant, corpus, place, source, seed, fall_back)
-            shown.update(runs[arm.name].step, f"{source}, seed {seed}")
+            shown.skip(runs[arm.name].step)
     prompts = (
         [prompt for prompt, _ in measure.prompts(corpus, plan.prompts, plan.recipe.length)]
         if seed == plan.seeds[0]
         else []
     )
     try:
-        _take_turns(plan, runs, run_folder(folder, source, seed, "x").parent, f"{source}, seed {seed}", shown)
+        lost = _take_turns(plan, runs, run_folder(folder, source, seed, "x").parent, f"{source}, seed {seed}", shown)
         for name in list(runs):
             finished = runs.pop(name)
-            _finish(plan, finished, entered[name], source, seed, prompts)
+            if name in lost:
+                _give_up(plan, finished, entered[name], source, seed)
+            else:
+                _finish(plan, finished, entered[name], source, seed, prompts)
     except KeyboardInterrupt as error:
         for each in runs.values():
             each.checkpoint()
@@ -138,29 +150,39 @@ def _group(
 def _open(
     plan: Plan, entrant: Entrant, corpus: data.Corpus, place: Path, source: str, seed: int, fall_back: bool
 ) -> Run:
-    return Run.open(
-        place,
-        build=lambda: arms.build(entrant.arm, plan, seed=seed, ffn_width=entrant.ffn_width),
-        corpus=corpus,
-        recipe=entrant.recipe(plan, seed),
-        description={"arm": entrant.arm.name, "data": source, "host": plan.host, "size": plan.size, "seed": seed},
-        fall_back=fall_back,
-    )
+    try:
+        return Run.open(
+            place,
+            build=lambda: arms.build(entrant.arm, plan, seed=seed, ffn_width=entrant.ffn_width),
+            corpus=corpus,
+            recipe=entrant.recipe(plan, seed),
+            description={"arm": entrant.arm.name, "data": source, "host": plan.host, "size": plan.size, "seed": seed},
+            fall_back=fall_back,
+        )
+    except CheckpointDamaged as error:
+        if error.last_good is not None:
+            raise
+        raise files.Damaged(f"{error} Of the comparison only this run is lost: remove {place} alone.") from error
 
 
-def _take_turns(plan: Plan, runs: Mapping[str, Run], folder: Path, what: str, shown: Progress) -> None:
-    """Rounds of one chunk per arm until all are done; each round begins with another arm."""
-    session, turn = secrets.token_hex(4), 0
-    while unfinished := [name for name, each in runs.items() if not each.done]:
+def _take_turns(plan: Plan, runs: Mapping[str, Run], folder: Path, what: str, shown: Progress) -> set[str]:
+    """Rounds of one chunk per arm until all are done; each round begins with another. Returns those that diverged."""
+    part, turn, lost = secrets.token_hex(4), 0, set[str]()
+    while unfinished := [name for name, each in runs.items() if not each.done and name not in lost]:
         first = turn % len(unfinished)
         for name in unfinished[first:] + unfinished[:first]:
             each = runs[name]
             step, tokens, seconds = each.step, each.tokens, each.seconds
-            each.advance(plan.chunk)
+            try:
+                each.advance(plan.chunk)
+            except Diverged:
+                lost.add(name)
+                shown.skip(each.recipe.steps - step)
+                continue
             files.append_line(
                 folder / ROUNDS,
                 {
-                    "round": f"{session}-{turn}",
+                    "round": f"{part}-{turn}",
                     "arm": name,
                     "tokens": each.tokens - tokens,
                     "seconds": each.seconds - seconds,
@@ -168,13 +190,42 @@ def _take_turns(plan: Plan, runs: Mapping[str, Run], folder: Path, what: str, sh
             )
             shown.update(each.step - step, f"{what}, {name} {each.step}/{each.recipe.steps}")
         turn += 1
+    return lost
+
+
+def _give_up(plan: Plan, lost: Run, entrant: Entrant, source: str, seed: int) -> None:
+    """The result of a run that diverged: where it did, and no number."""
+    result = {"data": source, "arm": entrant.arm.name, "seed": seed, "diverged": lost.step}
+    lost.close()
+    _write(lost.folder, result, entrant.identity(plan, lost.corpus.key))
+
+
+def _write(place: Path, result: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    files.write_file(place / RESULT, json.dumps({"made_from": identity, **result}, indent=1) + "\n")
+
+
+def _require_same(place: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse a finished run of another text, arm or recipe: its number would stand in one mean with others."""
+    path = place / RESULT
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text(encoding="utf-8")).get("made_from", {})
+    differs = [name for name, value in identity.items() if before.get(name) != value]
+    if differs:
+        what = (
+            f"another {' and another '.join(differs)}" if before else "an earlier version, which did not say from what"
+        )
+        raise ValueError(
+            f"{place} holds a finished run made from {what}; remove that folder to run it again, or write to a new "
+            "folder with --out."
+        )
 
 
 def _finish(plan: Plan, finished: Run, entrant: Entrant, source: str, seed: int, prompts: list[list[int]]) -> None:
     measured = measure.measure(finished, heldout_tokens=plan.heldout_tokens, prompts=prompts, seed=seed)
     result = {"data": source, "arm": entrant.arm.name, "seed": seed, "cost": asdict(entrant.cost), **measured}
     finished.close()
-    files.write_file(finished.folder / RESULT, json.dumps(result, indent=1) + "\n")
+    _write(finished.folder, result, entrant.identity(plan, finished.corpus.key))
     # The optimizer's state is two thirds of a checkpoint and of no use to a finished run.
     counters = checkpoint.read(checkpoint.folder_of(finished.folder, finished.step), parts=()).state
     checkpoint.save(finished.folder, finished.step, {**finished.tensors(), "optimizer": {}}, counters, keep=1)
@@ -183,20 +234,24 @@ def _finish(plan: Plan, finished: Run, entrant: Entrant, source: str, seed: int,
 def collect(
     plan: Plan,
     folder: Path,
-    corpora: Mapping[str, data.Corpus],
+    texts: Texts,
     entered: Mapping[str, Entrant],
     peaks: Mapping[str, int | None],
     command: str,
 ) -> dict[str, Any]:
     """The content of ``results.json`` from the finished runs in ``folder``, its rows as :class:`results.Row`."""
-    runs = [
+    names = texts.names
+    every = [
         json.loads((run_folder(folder, source, seed, arm.name) / RESULT).read_text(encoding="utf-8"))
+        | {"data": names[source]}
         for source in plan.data
         for arm in plan.arms_on(source)
         for seed in plan.seeds
     ]
+    runs = [each for each in every if each.get("diverged") is None]
+    corpora = {names[source]: corpus for source, corpus in texts.corpora.items()}
     timings = {
-        (source, seed): files.read_lines(run_folder(folder, source, seed, "x").parent / ROUNDS)
+        (names[source], seed): files.read_lines(run_folder(folder, source, seed, "x").parent / ROUNDS)
         for source, seed in plan.groups()
     }
     return {
@@ -205,9 +260,15 @@ def collect(
         "match": MATCHES[plan.match],
         "command": command,
         "environment": environment.describe(plan.device),
-        "sources": {name: _source(corpus) for name, corpus in corpora.items()},
+        "sources": {name: _source(corpus, plan) for name, corpus in corpora.items()},
+        "substituted": list(texts.notes),
+        "diverged": [
+            {"data": each["data"], "arm": each["arm"], "seed": each["seed"], "step": each["diverged"]}
+            for each in every
+            if each.get("diverged") is not None
+        ],
         "arms": {name: entrant.to_dict() for name, entrant in entered.items()},
-        "rows": results.rows(runs, timings, peaks, plan.baseline),
+        "rows": results.rows(every, timings, peaks, plan.baseline),
         "curves": _nested(runs, "curve"),
         "slots": _nested(runs, "slots"),
         "experts": _nested(runs, "experts"),
@@ -215,14 +276,23 @@ def collect(
     }
 
 
-def _source(corpus: data.Corpus) -> dict[str, Any]:
+def _source(corpus: data.Corpus, plan: Plan) -> dict[str, Any]:
+    length, limit = plan.recipe.length, plan.heldout_tokens
+    windows = data.heldout_windows(corpus.heldout, length, max(1, limit // length) if limit else None)
     return {
+        "evaluated_tokens": windows.shape[0] * length,
+        "evaluated_bytes": covered_bytes(corpus, windows[:, 1:]),
         "description": corpus.description,
         "heldout_bytes": corpus.heldout_bytes,
         "heldout_tokens": len(corpus.heldout),
         "train_tokens": len(corpus.train),
         "bytes_per_token": corpus.bytes_per_token,
     }
+
+
+def _text_after(ids: list[int], texts: list[dict[str, Any]]) -> str | None:
+    """The text that was written after ``ids``; None where a run was finished with other prompts."""
+    return next((str(each["text"]) for each in texts if each["ids"] == ids), None)
 
 
 def _nested(runs: list[dict[str, Any]], key: str) -> dict[str, Any]:
@@ -239,7 +309,9 @@ def _samples(plan: Plan, runs: list[dict[str, Any]], corpora: Mapping[str, data.
         decode = corpus.tokenizer.decode
         begun = measure.prompts(corpus, plan.prompts, plan.recipe.length)
         texts = {
-            each["arm"]: each["texts"] for each in runs if each["data"] == source and each["seed"] == plan.seeds[0]
+            each["arm"]: [_text_after(ids, each["texts"]) for ids, _ in begun]
+            for each in runs
+            if each["data"] == source and each["seed"] == plan.seeds[0]
         }
         if begun:
             found[source] = {"prompts": [{"prompt": decode(a), "truth": decode(b)} for a, b in begun], "texts": texts}

@@ -90,13 +90,13 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float], confidenc
     return estimate([values[s] - baseline[s] for s in shared], confidence)
 
 
-def verdict(difference: Estimate | None, *, lower_is_better: bool = True) -> str:
-    """In words what a paired difference supports. A direction is named only if the interval excludes zero."""
+def verdict(difference: Estimate | None) -> str:
+    """In words what a paired difference (lower is better) supports; a direction only if its interval excludes zero."""
     if difference is None or difference.half is None:
         return ONE_SEED
     low, high = difference.mean - difference.half, difference.mean + difference.half
     if low > 0 or high < 0:
-        return BETTER if (high < 0) == lower_is_better else WORSE
+        return BETTER if high < 0 else WORSE
     return NO_DIFFERENCE
 
 

@@ -17,7 +17,7 @@ DASH = "\u2013"
 def count(value: float) -> str:
     """A count in thousands (k), millions (M) or billions (G) with three digits: 3.14 M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
+        if value >= 0.9995 * size:  # from here on three digits of the smaller unit would round up to 1,000
             return f"{value / size:.3g}\u00a0{unit}"
     return f"{value:.0f}"
 
@@ -47,6 +47,7 @@ COLUMNS: Sequence[Column] = (
     Column("Held-out text", "less baseline, paired", lambda r: interval(r.difference, signed=True)),
     Column("Held-out text", "verdict", lambda r: r.verdict, words=True),
     Column("Held-out text", "memory silenced", lambda r: interval(r.knockout)),
+    Column("Held-out text", "less as it is, paired", lambda r: interval(r.knockout_difference, signed=True)),
     Column("Parameters", "total", lambda r: count(r.total_params)),
     Column("Parameters", "active", lambda r: count(r.active_params)),
     Column("Per token", "FLOPs", lambda r: count(r.flops_per_token), lambda r: r.flops_per_token),
@@ -58,8 +59,7 @@ COLUMNS: Sequence[Column] = (
     Column(
         "Training",
         "s to baseline\u2019s loss",
-        lambda r: DASH if r.seconds_to_baseline is None else f"{r.seconds_to_baseline:,.0f}",
-        lambda r: r.seconds_to_baseline,
+        lambda r: interval(r.seconds_to_baseline, 0),
     ),
     Column(
         "Training",
