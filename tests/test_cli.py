@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,44 @@ def test_an_error_of_the_user_is_one_line_and_code_2(
     assert says in said
     assert said.count("\n") == 1
     assert "Traceback" not in said
+
+
+def test_a_prompt_is_not_printed_before_there_is_a_run_to_go_on_from(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["generate", str(tmp_path), "--prompt", "Once upon"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("pieces", "shown"), [([" a", " time"], "Once upon a time\n"), ([], "Once upon\n")])
+def test_a_prompt_stands_once_before_what_is_written(
+    pieces: list[str], shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(*_: object, write: Callable[[str], object], **__: object) -> None:
+        for piece in pieces:
+            write(piece)
+
+    monkeypatch.setattr(commands, "generate", generate)
+    assert cli.main(["generate", "x", "--prompt", "Once upon"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_the_text_field_reaches_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(commands, "train", lambda **settings: given.update(settings))
+    assert cli.main(["train", "--out", "x", "--data", "a.jsonl", "--text-field", "body"]) == 0
+    assert given["text_field"] == "body"
+
+
+def test_compare_runs_the_standard_preset_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vademecum.compare import commands as comparing
+
+    asked: list[str] = []
+    monkeypatch.setattr(comparing, "plan_of", lambda preset, **_: asked.append(preset))
+    monkeypatch.setattr(comparing, "run", lambda *_, **__: None)
+    assert cli.main(["compare"]) == 0
+    assert cli.main(["demo"]) == 0
+    assert asked == ["standard", "demo"]
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,6 +67,7 @@ def _options(
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on with a run that lies there.")],
     data: Annotated[str, typer.Option(help=DATA)] = "factbook",
+    text_field: Annotated[str, typer.Option(help="Field of .jsonl files that holds the text.")] = "text",
     host: Annotated[str, typer.Option(help=f"{HOST}, or a folder with a Transformers model.")] = "qwen3",
     size: Annotated[int, typer.Option(help=SIZE)] = 4,
     vocab_size: Annotated[int, typer.Option(help="Tokens of the vocabulary that is trained for a preset.")] = 4096,
@@ -117,6 +118,7 @@ def train(
     commands.train(
         out=out,
         data_source=data,
+        text_field=text_field,
         host=host,
         size=size,
         vocab_size=vocab_size,
@@ -147,14 +149,16 @@ def generate(
         from vademecum.compare import commands as comparing
 
         run = comparing.find_run(run, arm)
-    sys.stdout.write(prompt)
-    commands.generate(run, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, write=_write)
-    sys.stdout.write("\n")
+    # The prompt is shown with the first piece: before it, nobody knows whether there is a run to speak from.
+    waiting = [prompt]
 
+    def write(piece: str) -> None:
+        sys.stdout.write("".join([*waiting, piece]))
+        sys.stdout.flush()
+        waiting.clear()
 
-def _write(piece: str) -> None:
-    sys.stdout.write(piece)
-    sys.stdout.flush()
+    commands.generate(run, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, write=write)
+    write("\n")
 
 
 @app.command()
@@ -163,8 +167,11 @@ def compare(
         Path, typer.Option(help="Output folder; the same command goes on with a comparison that lies there.")
     ] = Path("runs/compare"),
     preset: Annotated[
-        str, typer.Option(help="demo (minutes), hour, or smoke (seconds); what follows changes it.")
-    ] = "demo",
+        str,
+        typer.Option(
+            help="standard (about half an hour), demo (minutes), hour, or smoke (seconds); what follows changes it."
+        ),
+    ] = "standard",
     arm: Annotated[
         list[str] | None,
         typer.Option(
@@ -310,7 +317,7 @@ def _explain(error: BaseException, debug: bool) -> int:
 def _sentence(error: BaseException) -> str:
     import errno
 
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         place = f" while writing {error.filename}" if error.filename else ""
         return f"the disk is full{place}: what was saved before is whole; make room and give the same command again."
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -178,6 +180,14 @@ def test_one_long_file_of_the_users_own_is_enough(tmp_path: Path) -> None:
     assert len(made.train) > 10 * len(made.heldout) > 0
 
 
+def test_the_description_says_that_pieces_of_a_file_lie_on_both_sides_and_only_then(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "book.txt").write_text("\n\n".join(prose(k) for k in range(80)))
+    assert "1 of the files were cut and have pieces on both sides" in prepared(tmp_path / "book.txt").description
+    assert "pieces" not in prepared(folder).description
+
+
 def test_a_jsonl_field_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(f'{{"body": "{prose(k).strip()}"}}\n' for k in range(30)))
     assert prepared(tmp_path / "a.jsonl", field="body").heldout_bytes > 0
@@ -231,11 +241,13 @@ def test_without_pip_there_is_an_error_and_no_stand_in(monkeypatch: pytest.Monke
 
 def test_a_full_disk_leaves_nothing_half_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError("12000 requested and 4096 written")  # np.save gives no number
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left") as caught:
         prepared(folder)
+    assert caught.value.errno == errno.ENOSPC
     tokens = data.cache_folder() / "tokens"
     assert not tokens.exists() or os.listdir(tokens) == []
 

@@ -88,6 +88,21 @@ def test_an_empty_file_is_refused_by_name(tmp_path: Path, content: str, suffix: 
         user.documents(tmp_path / f"blank{suffix}")
 
 
+def test_empty_files_in_a_folder_are_skipped_and_counted(tmp_path: Path) -> None:
+    for name, content in {"a.txt": "one", "b.py": "", "c.jsonl": "\n", "d.md": "two"}.items():
+        (tmp_path / name).write_text(content)
+    with pytest.warns(UserWarning, match=r"2 of the 4 files .* are empty and were skipped"):
+        documents = user.documents(tmp_path)
+    assert [d.text for d in documents] == ["one", "two"]
+
+
+def test_a_folder_of_empty_files_alone_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "b.txt").write_text(" ")
+    with pytest.raises(ValueError, match=r"Every file in .* is empty \(2\)"):
+        user.documents(tmp_path)
+
+
 def test_a_json_line_without_the_field_names_the_line_the_field_and_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"body": "y", "id": 3}\n')
     with pytest.raises(ValueError, match=r"line 2 has no text in the field 'text' \(it has: body, id\)"):
