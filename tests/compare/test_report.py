@@ -159,8 +159,8 @@ def test_substitutions_divergence_and_flops_are_on_the_page(tmp_path: Path, made
     text = report.write(tmp_path, found).read_text(encoding="utf-8")
     assert "webster could not be had" in text
     assert "diverged at step 90" in text
-    assert "FLOPs per token +20.0 % of dense\u2019s: not matched" in text
-    assert "moe +1.0 % of dense" in text
+    assert "FLOPs per token +20.0 % against dense\u2019s: not matched" in text
+    assert "moe +1.0 % against dense" in text
 
 
 def test_counts_are_rounded_before_their_unit_is_chosen() -> None:

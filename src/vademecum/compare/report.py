@@ -139,7 +139,7 @@ def _apart(name: str, found: Results) -> str:
         return ""
     apart = 100 * (costs[name] / costs[baseline] - 1)
     matched = "" if abs(apart) <= MATCHED else ": not matched"
-    return f"FLOPs per token {claims.number(apart, 1, signed=True)} % of {baseline}\u2019s{matched}"
+    return f"FLOPs per token {claims.number(apart, 1, signed=True)} % against {baseline}\u2019s{matched}"
 
 
 def _texts(found: Results) -> str:
@@ -218,9 +218,9 @@ METHOD = (
         "are rarely read: a memory\u2019s table {bank:g} times the host\u2019s rate, divided by the number of slots; "
         "the host\u2019s own input embedding, where the head does not share it, {embedding:g} times, in every arm, "
         "dense included. The two are not equal. The division is there because all slots of a token move together at "
-        "the start: otherwise more slots would also mean larger steps. Both ratios and the memory\u2019s starting values "
-        "were chosen by a search on factbook\u2019s held-out text, with a host of the demo\u2019s size (docs/log.md, "
-        "decision 0004); the experts\u2019 rates were not searched.",
+        "the start: otherwise more slots would also mean larger steps. Both ratios and the memory\u2019s starting "
+        "values were chosen by a search on factbook\u2019s held-out text, with a host of the demo\u2019s size "
+        "(docs/log.md, decision 0004); the experts\u2019 rates were not searched.",
     ),
 )
 
