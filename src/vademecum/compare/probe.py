@@ -56,6 +56,17 @@ def _forget_peak() -> None:
         return
 
 
+def _load_compiled_loops() -> None:
+    """Have the value memory's loops compiled and loaded: they are library, not what an arm needs."""
+    import torch
+
+    from vademecum.lookup import Lookup
+    from vademecum.ops.mix import mix_slots
+
+    gates, rows = torch.ones(1, 1, 1, requires_grad=True), torch.ones(1, 1, 1, 1, requires_grad=True)
+    mix_slots(gates, rows, Lookup.of(torch.zeros(1, 1, dtype=torch.long))).sum().backward()  # type: ignore[no-untyped-call]
+
+
 def main() -> None:
     """Reads a job, trains three steps on the plan's first source, prints the peak in bytes, or null."""
     import torch
@@ -68,6 +79,7 @@ def main() -> None:
     job = json.load(sys.stdin)
     plan, arm = Plan.from_dict(job["plan"]), arms.Arm.from_dict(job["arm"])
     corpus = data.prepare(plan.data[0], vocab_size=plan.vocab_size, progress=False)
+    _load_compiled_loops()
     _forget_peak()
     baseline = _status("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
