@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PINS   ?= constraints.txt
-OLDEST ?= transformers==5.5.0
+OLDEST  = transformers==5.5.0 tokenizers==0.22.2 huggingface_hub==1.33.0
 ARGS   ?=
 DEMO   ?= runs/demo
 
@@ -53,7 +53,7 @@ clean:  ## remove the environment and the tools' caches; runs/ stays
 
 # The stamp is written last, so an interrupted set-up starts again; it is renewed when the pins or the metadata change.
 .venv-oldest.txt: constraints.txt Makefile
-	sed 's/^transformers==.*/$(OLDEST)/' $< > $@
+	sed $(foreach pin,$(OLDEST),-e 's/^$(firstword $(subst ==, ,$(pin)))==.*/$(pin)/') $< > $@
 
 $(READY): pyproject.toml $(PINS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}: try make PYTHON=python3.12")'
