@@ -26,7 +26,8 @@ COMMANDS = [
 
 @pytest.mark.parametrize("code", [block for language, block in BLOCKS if language == "python"])
 def test_every_python_block_runs(code: str, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, timeout=300)
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
