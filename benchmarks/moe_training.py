@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from common import file_result, interleaved, llama, ratio, training_step, zipf_ids
+from common import file_result, training_speeds
 
 import vademecum as vm
 
@@ -17,18 +16,7 @@ ARMS = {
 
 def main() -> None:
     """Measure and file."""
-    results = {}
-    for size, batch in ((4, 16), (8, 8)):
-        steps = {}
-        for name, kind in ARMS.items():
-            torch.manual_seed(0)
-            model = vm.attach(llama(size), kind)
-            steps[name] = training_step(
-                model, zipf_ids(batch * 256, 4096).view(batch, 256), vm.param_groups(model, lr=1e-3)
-            )
-        taken = interleaved(steps, rounds=8)
-        results[f"width_{32 * size}"] = {name: ratio(taken, name, "dense") for name in ARMS}
-    file_result("moe_training", {"target": "top1_of_8 at least 0.6", "speed_over_dense": results})
+    file_result("moe_training", {"target": "top1_of_8 at least 0.6", "speed_over_dense": training_speeds(ARMS)})
 
 
 if __name__ == "__main__":

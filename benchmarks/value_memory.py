@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from common import file_result, interleaved, llama, ratio, training_step, zipf_ids
+from common import file_result, interleaved, ratio, training_speeds, zipf_ids
 
 import vademecum as vm
 from vademecum.lookup import Lookup
@@ -37,17 +37,7 @@ def op(name: str, slots: int) -> Callable[[], None]:
 
 def main() -> None:
     """Measure and file."""
-    training = {}
-    for size, batch in ((4, 16), (8, 8)):
-        steps = {}
-        for name, kind in ARMS.items():
-            torch.manual_seed(0)
-            model = vm.attach(llama(size), kind)
-            steps[name] = training_step(
-                model, zipf_ids(batch * 256, 4096).view(batch, 256), vm.param_groups(model, lr=1e-3)
-            )
-        taken = interleaved(steps, rounds=8)
-        training[f"width_{32 * size}"] = {name: ratio(taken, name, "dense") for name in ARMS}
+    training = training_speeds(ARMS)
     ops = {}
     for slots in (2, 6, 12):
         taken = interleaved({name: op(name, slots) for name in ("fast", "naive")}, rounds=4, warm_up=1)

@@ -130,6 +130,23 @@ def _arms(*names: str) -> tuple[Arm, ...]:
 
 _FOUR = ("factbook", "wikipedia", "webster", "python")
 
+_DEMO = Plan(
+    data=("factbook",),
+    arms=_arms("dense", "moe", "move", "move+moe"),
+    seeds=(0, 1, 2),
+    size=4,
+    vocab_size=2048,
+    heldout_tokens=60_000,
+    recipe=Recipe(
+        steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=2, seed=0
+    ),
+)
+_STANDARD = dataclasses.replace(
+    _DEMO,
+    arms=_arms("dense", "dense-wide", "lave", "move", "moe", "move+moe"),
+    curve=_arms("move-1", "move-2", "move-8"),
+)
+
 PRESETS: Mapping[str, Plan] = {
     "smoke": Plan(
         data=("factbook",),
@@ -142,40 +159,8 @@ PRESETS: Mapping[str, Plan] = {
         heldout_tokens=2048,
         recipe=Recipe(steps=12, batch=2, length=32, eval_every=6, eval_tokens=512, checkpoint_every=4, keep=2, seed=0),
     ),
-    "demo": Plan(
-        data=("factbook",),
-        arms=_arms("dense", "moe", "move", "move+moe"),
-        seeds=(0, 1, 2),
-        size=4,
-        vocab_size=2048,
-        heldout_tokens=60_000,
-        recipe=Recipe(
-            steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=2, seed=0
-        ),
-    ),
-    "standard": Plan(
-        data=("factbook",),
-        arms=_arms("dense", "dense-wide", "lave", "move", "moe", "move+moe"),
-        seeds=(0, 1, 2),
-        size=4,
-        vocab_size=2048,
-        curve=_arms("move-1", "move-2", "move-8"),
-        heldout_tokens=60_000,
-        recipe=Recipe(
-            steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=2, seed=0
-        ),
-    ),
-    "hour": Plan(
-        data=_FOUR,
-        arms=_arms("dense", "dense-wide", "lave", "move", "moe", "move+moe"),
-        seeds=(0, 1, 2),
-        size=4,
-        vocab_size=2048,
-        curve=_arms("move-1", "move-2", "move-8"),
-        heldout_tokens=60_000,
-        recipe=Recipe(
-            steps=240, batch=8, length=128, eval_every=40, eval_tokens=10_000, checkpoint_every=120, keep=2, seed=0
-        ),
-    ),
+    "demo": _DEMO,
+    "standard": _STANDARD,
+    "hour": dataclasses.replace(_STANDARD, data=_FOUR),
 }
 """Plans by name. ``standard`` and ``hour`` take their curves' 4-slot point from the arm ``move``."""

@@ -27,7 +27,7 @@ class Recipe:
         length: tokens per sequence.
         lr: peak learning rate; ``vm.param_groups`` turns it into one rate per role.
         embedding_ratio: rate of the host's input embedding over ``lr`` where it is not tied to the head. Lookup tables
-            want large steps; a host trained from scratch gets what a bank gets, so that neither wins by its step.
+            want large steps, a host's own as much as a bank's (decision 0004).
         optimizer: "adamw", or "muon" for the host's matrices with AdamW for everything else.
         warmup: share of the steps in which the rate rises from 0 to its peak.
         decay: share of the steps, at the end, in which it falls to 0.
