@@ -226,14 +226,10 @@ def knockout(results: Results, data: str) -> Drawing | None:
             base.arm, (base.bits_per_byte.mean, -0.5), textcoords="offset points", xytext=(4, -9), color=style.MUTED
         )
     axis.set_xlabel("held-out bits per byte: filled with the memory, hollow with it silenced")
-    costs = [
-        f"{row.arm} {tables.interval(row.knockout_difference, 2)}"
-        for row in shown
-        if stats.verdict(row.knockout_difference) == stats.WORSE
-    ]
+    costs = [row.arm for row in shown if stats.verdict(row.knockout_difference) == stats.WORSE]
     return Drawing(
         f"knockout-{slug(data)}",
-        f"Silencing the memory costs, in bits per byte: {', '.join(costs)}"
+        f"Silencing the memory costs bits: {', '.join(costs)}"
         if costs
         else "That silencing the memory costs anything is not shown",
         "The same trained model, evaluated twice: as it is, and with the memory adding nothing (experts stay); beside "
