@@ -22,8 +22,9 @@ FLOORS = (
     {"kinds", "attached", "surgery", "naming"},
     {"state", "roles", "saving"},
     {"vademecum"},
-    {"training", "analysis"},
+    {"training", "analysis", "pages"},
     {"compare"},
+    {"studies", "inspection"},
     {"cli", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

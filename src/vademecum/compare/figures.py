@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vademecum.compare import inside, stats, style, tables
-from vademecum.compare.drawing import Drawing, Floats, Results, looks, rows_on
+from vademecum.compare import inside, stats, tables
+from vademecum.compare.drawing import Results, looks, rows_on
 from vademecum.compare.names import slug
+from vademecum.pages import style
+from vademecum.pages.drawing import Drawing, Floats
 
 
 def draw_all(results: Results, data: str) -> list[Drawing]:

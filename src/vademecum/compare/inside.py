@@ -5,39 +5,16 @@ They show the first seed: experts and slots have no order, so that averaging the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from vademecum.analysis.experts import layer_of
-from vademecum.compare import style
-from vademecum.compare.drawing import Drawing, Floats, Results, looks
+from vademecum.compare.drawing import Results, looks
 from vademecum.compare.names import slug
-
-
-def _heat(
-    axis: Any, values: Floats, *, low: float, high: float, xlabel: str, layers: Sequence[int], labels: bool
-) -> Any:
-    image = axis.imshow(values, cmap=style.SEQUENTIAL, vmin=low, vmax=high, aspect="auto")
-    axis.set_xticks(range(values.shape[1]), [str(i) for i in range(values.shape[1])])
-    axis.set_yticks(range(len(layers)), [str(i) for i in layers])
-    axis.set_xlabel(xlabel)
-    axis.grid(visible=False)
-    axis.spines[:].set_visible(False)
-    if labels:
-        for (row, column), value in np.ndenumerate(values):
-            bright = value > low + 0.55 * (high - low)
-            axis.text(
-                column,
-                row,
-                f"{value:.2f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="#000000" if bright else "#ffffff",
-            )
-    return image
+from vademecum.pages import style
+from vademecum.pages.drawing import Drawing, heat_map
 
 
 def _first_seed(by_seed: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, Any]]:
@@ -61,7 +38,7 @@ def expert_load(results: Results, data: str) -> Drawing | None:
     worst = max(load["max_violation"] for _, layers in panels for load in layers.values())
     for axis, (arm, layers) in zip(axes, panels, strict=True):
         values = np.array([[share * len(load["share"]) for share in load["share"]] for load in layers.values()])
-        _heat(axis, values, low=0.0, high=top, xlabel="expert", layers=list(layers), labels=True)
+        heat_map(axis, values, low=0.0, high=top, xlabel="expert", rows=list(layers), labels=True)
         axis.set_title(arm)
     axes[0].set_ylabel("layer")
     figure.colorbar(axes[-1].images[0], ax=axes, label="load over the even share", shrink=0.9)
@@ -96,7 +73,7 @@ def slot_use(results: Results, data: str) -> Drawing | None:
     )
     for axis, (arm, layers) in zip(axes, panels, strict=False):
         values = np.array([layer["use"] for layer in layers.values()]) * counts[arm]
-        _heat(axis, values, low=0.0, high=2.0, xlabel="slot", layers=list(layers), labels=counts[arm] <= 8)
+        heat_map(axis, values, low=0.0, high=2.0, xlabel="slot", rows=list(layers), labels=counts[arm] <= 8)
         axis.set_title(f"{arm}: use (1 = even)")
     axes[0].set_ylabel("layer")
     for key, axis, top in (("similarity", axes[-2], 1.0), ("effective", axes[-1], float(max(counts.values())))):

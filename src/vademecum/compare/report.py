@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vademecum import files
-from vademecum.compare import claims, evaluated, figures, results, style, tables
-from vademecum.compare.drawing import Drawing, rows_on
+from vademecum.compare import claims, evaluated, figures, results, tables
+from vademecum.compare.drawing import rows_on
 from vademecum.compare.names import slug
 from vademecum.compare.results import Row
 from vademecum.memory.base import Role
+from vademecum.pages import page
+from vademecum.pages.drawing import Drawing
 from vademecum.roles import LR_RATIO
 from vademecum.training import Recipe
 
@@ -24,31 +24,23 @@ def write(folder: Path, found: Results | None = None) -> Path:
     """Write ``figures/`` and ``report.html`` from ``folder``'s results (or ``found``); return the page's path."""
     found = results.read(folder) if found is None else found
     drawings = {data: figures.draw_all(found, data) for data in _sources(found)}
-    page = html(found, drawings)
-    with style.styled():
-        for drawing in (d for each in drawings.values() for d in each):
-            drawing.figure.suptitle(drawing.title, x=0.01, ha="left", fontsize=11, weight="bold")
-            files.write_file(folder / "figures" / f"{drawing.name}.png", style.png(drawing.figure))
-    files.write_file(folder / "report.html", page)
-    return folder / "report.html"
+    return page.write(folder, "report.html", html(found, drawings), [d for each in drawings.values() for d in each])
 
 
 def html(found: Results, drawings: Mapping[str, Sequence[Drawing]]) -> str:
     """The page as text."""
     sources = _sources(found)
-    css = resources.files("vademecum.compare").joinpath("report.css").read_text(encoding="utf-8")
-    links = [(f"on-{slug(data)}", f"Results on {data}") for data in sources] + [
-        ("texts", "Generated text"),
-        ("method", "How it was measured"),
-        ("limits", "What this does not show"),
-    ]
-    nav = "".join(f'<a href="#{target}">{escape(name)}</a>' for target, name in links)
+    links = {f"on-{slug(data)}": f"Results on {data}" for data in sources} | {
+        "texts": "Generated text",
+        "method": "How it was measured",
+        "limits": "What this does not show",
+    }
     body = "".join(
         [
             "<header><h1>Memory and experts, compared</h1>",
             f'<p class="lede">{escape(_lede(found))}</p>',
             _headline(found),
-            f"<nav>{nav}</nav></header><main>",
+            f"{page.links(links)}</header><main>",
             *(_source(found, data, drawings.get(data, ())) for data in sources),
             _texts(found),
             _method(found),
@@ -56,12 +48,7 @@ def html(found: Results, drawings: Mapping[str, Sequence[Drawing]]) -> str:
             "</main>",
         ]
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<title>Vademecum: "
-        f"{escape(', '.join(found['arms']))}</title><style>\n{css}</style></head><body>{body}</body></html>\n"
-    )
+    return page.document(f"Vademecum: {', '.join(found['arms'])}", body)
 
 
 def _sources(found: Results) -> list[str]:
@@ -94,12 +81,6 @@ def _source(found: Results, data: str, drawings: Sequence[Drawing]) -> str:
     baseline = found["plan"]["baseline"]
     rows = rows_on(found, data)
     description = found["sources"].get(data, {}).get("description", "")
-    pictures = "".join(
-        f'<figure id="{d.name}"><h3>{escape(d.title)}</h3>'
-        f'<div class="scroll" tabindex="0">{style.svg(d.figure, d.name)}</div>'
-        f"<figcaption>{escape(d.caption)}</figcaption></figure>"
-        for d in drawings
-    )
     notes = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(_arm_note(name, arm, found, rows))}</dd>"
         for name, arm in found["arms"].items()
@@ -114,7 +95,7 @@ def _source(found: Results, data: str, drawings: Sequence[Drawing]) -> str:
         f"{escape(baseline)}, trained on {tables.count(rows[0].tokens)} tokens. "
         "Memory is the peak above the imported libraries, one draw. A dash under the seconds to the baseline\u2019s "
         "loss means that at least one seed never reached it.</p>"
-        f"<dl>{notes}</dl>{pictures}</section>"
+        f"<dl>{notes}</dl>{page.figures(drawings)}</section>"
     )
 
 
@@ -165,10 +146,6 @@ def _texts(found: Results) -> str:
         "Chosen by position, not by hand. "
         "Models this small write nonsense; look for what kind.</p>" + "".join(blocks) + "</section>"
     )
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in values.items()) + "</dl>"
 
 
 MATCHED = 5.0
@@ -243,9 +220,9 @@ def _method(found: Results) -> str:
     data = {name: value.get("description", "") for name, value in found["sources"].items()}
     settings = {k: v for k, v in plan.items() if k not in ("recipe", "arms", "curve")} | plan["recipe"]
     return (
-        f'<section id="method"><h2>How it was measured</h2>{text}<h3>Text</h3>{_pairs(data)}'
-        f"<h3>Machine and versions</h3>{_pairs(found['environment'])}"
-        f"<details><summary>All settings</summary>{_pairs(settings)}</details>"
+        f'<section id="method"><h2>How it was measured</h2>{text}<h3>Text</h3>{page.pairs(data)}'
+        f"<h3>Machine and versions</h3>{page.pairs(found['environment'])}"
+        f"<details><summary>All settings</summary>{page.pairs(settings)}</details>"
         f"<h3>To repeat it</h3><pre>{escape(found['command'])}</pre></section>"
     )
 
