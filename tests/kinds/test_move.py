@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import vademecum as vm
 from tests import tiny
+from vademecum.memory.mix import sameness
 
 
 def value_of(model: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -109,3 +115,64 @@ def test_the_banks_step_is_divided_by_the_number_of_slots() -> None:
         model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=slots))
         steps[slots] = next(g["lr"] for g in vm.param_groups(model, lr=1.0) if g["role"] == "bank")
     assert steps[1] == 4 * steps[4]
+
+
+def test_a_gate_bias_shuts_slots_and_leaves_the_hosts_own_gate_at_one() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3, gate_bias=-2.0, gate_std=0.0, bank_std=0.1))
+    gates = model.model.layers[0].self_attn.v_proj.memory["move"].gate(torch.randn(5, 32))
+    assert torch.equal(gates[..., 0], torch.ones(5, 2))
+    torch.testing.assert_close(gates[..., 1:], torch.full((5, 2, 3), 2 * torch.sigmoid(torch.tensor(-2.0)).item()))
+
+
+def test_a_gate_bias_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"MoVE\(gate_bias=nan\) was given; expected a finite number"):
+        vm.MoVE(gate_bias=math.nan)
+
+
+def test_sameness_is_zero_where_gates_never_choose_and_minus_one_where_each_token_opens_its_own_slot() -> None:
+    always_the_first = torch.tensor([[[2.0, 0.0, 0.0]]]).expand(6, 2, 3)
+    own = 2 * torch.eye(3).repeat(2, 1).unsqueeze(1).expand(6, 2, 3)
+    assert sameness(torch.ones(6, 2, 3), None).item() == pytest.approx(0, abs=1e-6)
+    assert sameness(always_the_first, None).item() == pytest.approx(0, abs=1e-6)
+    assert sameness(own, None).item() == pytest.approx(-1, abs=1e-6)
+
+
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 5), st.integers(0, 2**31))
+def test_sameness_lies_between_minus_one_and_zero(tokens: int, heads: int, slots: int, seed: int) -> None:
+    gates = 2 * torch.rand(tokens, heads, slots, generator=torch.Generator().manual_seed(seed))
+    assert -1 - 1e-5 <= sameness(gates, None).item() <= 1e-5
+
+
+def test_sameness_leaves_padding_out() -> None:
+    gates = 2 * torch.rand(6, 2, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([True, False, True, True, False, True])
+    torch.testing.assert_close(sameness(gates, mask), sameness(gates[mask], None))
+
+
+def test_selectivity_joins_the_loss_in_training_alone_and_makes_gates_choose() -> None:
+    def chosen(weight: float) -> float:
+        model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3, selectivity=weight)).train()
+        optimizer = torch.optim.AdamW(vm.param_groups(model, lr=1e-2))
+        for step in range(10):
+            ids = tiny.ids(4, 16, seed=step)
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad(), vm.record(model.eval()) as rec:
+            model(input_ids=tiny.ids(4, 16, seed=99))
+        assert not rec.losses
+        return sum(sameness(rec.all(key, "gates")[..., 1:], None).item() for key in rec.layers())
+
+    assert chosen(1.0) < chosen(0.0)
+
+
+def test_selectivity_is_written_by_layer_and_weighed() -> None:
+    losses = {}
+    for weight in (0.0, 0.1, 0.2):
+        model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3, selectivity=weight)).train()
+        with vm.record(model) as rec:
+            model(input_ids=tiny.ids())
+        losses[weight] = {name: value.item() for name, value in rec.losses.items()}
+    assert losses[0.0] == {}
+    assert set(losses[0.1]) == {"move.layers.0.selectivity", "move.layers.1.selectivity"}
+    assert losses[0.2] == pytest.approx({name: 2 * value for name, value in losses[0.1].items()})

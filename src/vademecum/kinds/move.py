@@ -32,6 +32,9 @@ class MoVE(Kind):
         bank_std: standard deviation of the bank at the start; 0 leaves a pretrained host's logits untouched.
         gate_std: standard deviation of the slot gates' weights, in units of 1/sqrt(gate width). Slots with equal
             gates receive equal gradients for ever, so bank and gates must not both start at zero.
+        gate_bias: fixed offset of the slot gates' logits; below 0 slots start more shut than open.
+        selectivity: weight of an auxiliary loss that rewards gates which open different slots for different tokens
+            (:func:`vademecum.memory.mix.sameness`); 0 for none.
     """
 
     slots: int = 4
@@ -39,6 +42,8 @@ class MoVE(Kind):
     scale: float = 1.0
     bank_std: float = 0.0
     gate_std: float = 1.0
+    gate_bias: float = 0.0
+    selectivity: float = 0.0
 
     name: ClassVar[str] = "move"
     title: ClassVar[str] = "Mixture of value embeddings"
@@ -46,7 +51,11 @@ class MoVE(Kind):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_not_negative(self, "bank_std", "gate_std")
+        require_not_negative(self, "bank_std", "gate_std", "selectivity")
+        require(
+            math.isfinite(self.gate_bias),
+            f"MoVE(gate_bias={self.gate_bias}) was given; expected a finite number, such as gate_bias=-1.",
+        )
         require(self.slots >= 1, f"MoVE(slots={self.slots}) was given; expected 1 or more slots, such as slots=4.")
         require(
             self.slots == 1 or self.bank_std > 0 or self.gate_std > 0,
@@ -74,10 +83,11 @@ class MoVE(Kind):
                 self.slots + 1,
                 std=self.gate_std / math.sqrt(width),
                 quiet=1,
+                bias=self.gate_bias,
                 dtype=site.dtype,
                 device=site.device(layer),
             )
-            return SharedMix(gates, self.slots, shape.value_dim, self.scale)
+            return SharedMix(gates, self.slots, shape.value_dim, self.scale, self.selectivity)
 
         return Built({layer: part(layer) for layer in layers}, bank)
 
@@ -87,7 +97,11 @@ class MoVE(Kind):
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        return (cls(slots=3), cls(slots=2, layers=(0, -1), gate_width=5, bank_std=0.02, scale=0.5))
+        return (
+            cls(slots=3),
+            cls(slots=2, layers=(0, -1), gate_width=5, bank_std=0.02, scale=0.5),
+            cls(slots=2, gate_bias=-1.0, selectivity=0.1),
+        )
 
 
 def gate_width(asked: int | None, hidden: int, kind: str) -> int:

@@ -12,21 +12,32 @@ from vademecum.memory.base import Cost, Role, dense_cost
 
 
 class Gates(nn.Module):
-    """``g = 2 sigmoid(W x)``: independent gates in (0, 2), all 1 where W is zero (MoVE, arXiv:2601.22887).
+    """``g = 2 sigmoid(W x + b)``: independent gates in (0, 2), all 1 where W and b are zero (MoVE, arXiv:2601.22887).
 
     Attributes:
         weight: ``[H*G, width]`` where G is the number of gates per head; role ``router``.
         width: how many leading channels of the hidden state the gates read.
+        bias: fixed offset b of the gates' logits, 0 for the quiet ones; not learned.
     """
 
     role: ClassVar[Role] = Role.ROUTER
 
     def __init__(
-        self, width: int, heads: int, gates: int, *, std: float, quiet: int, dtype: torch.dtype, device: torch.device
+        self,
+        width: int,
+        heads: int,
+        gates: int,
+        *,
+        std: float,
+        quiet: int,
+        bias: float = 0.0,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         """Make gates whose first ``quiet`` ones per head start at exactly 1, the others at random with ``std``."""
         super().__init__()
         self.width, self.heads, self.gates = width, heads, gates
+        self.quiet, self.bias = quiet, bias
         weight = torch.empty(heads, gates, width, dtype=dtype, device=device)
         nn.init.normal_(weight, std=std)
         weight[:, :quiet] = 0.0
@@ -34,12 +45,16 @@ class Gates(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Gates ``[..., H, G]`` from ``hidden`` ``[..., d]``."""
-        gates = 2.0 * torch.sigmoid(F.linear(hidden[..., : self.width], self.weight))
-        return gates.view(*gates.shape[:-1], self.heads, self.gates)
+        logits = F.linear(hidden[..., : self.width], self.weight)
+        logits = logits.view(*logits.shape[:-1], self.heads, self.gates)
+        if self.bias:
+            logits = logits + F.pad(logits.new_full((self.gates - self.quiet,), self.bias), (self.quiet, 0))
+        return 2.0 * torch.sigmoid(logits)
 
     def cost(self) -> Cost:
         """One small matrix product."""
         return dense_cost(self, flops=2 * self.weight.numel())
 
     def extra_repr(self) -> str:
-        return f"width={self.width}, heads={self.heads}, gates={self.gates}"
+        bias = f", bias={self.bias:g}" if self.bias else ""
+        return f"width={self.width}, heads={self.heads}, gates={self.gates}{bias}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,12 +19,33 @@ def mixed(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
     return mix_slots(gates, rows.to(gates.device), frame.addresses().on(gates.device))
 
 
+def sameness(gates: Tensor, mask: Tensor | None) -> Tensor:
+    """How little a layer's slot gates ``[N, H, M]`` choose: a scalar, 0 where they never choose, at least -1.
+
+    Less the mutual information of token and slot, a head's gates read as a distribution over its slots:
+    ``mean_t H(p_t) - H(mean_t p_t)`` in units of ln M, mean over heads. It falls where each token opens few slots
+    while all slots stay in use; a head that always opens the same slot gains nothing. Padding (``mask`` ``[N]``,
+    False) is left out.
+    """
+    gates = gates.float()
+    share = gates / gates.sum(-1, keepdim=True).clamp_min(1e-20)
+    real = share.new_ones(len(share)) if mask is None else mask.to(share)
+    real = real / real.sum().clamp_min(1.0)
+    of_token = torch.einsum("n,nh->h", real, _entropy(share))
+    of_mean = _entropy(torch.einsum("n,nhm->hm", real, share))
+    return (of_token - of_mean).mean() / math.log(max(2, share.shape[-1]))
+
+
+def _entropy(share: Tensor) -> Tensor:
+    return -(share * share.clamp_min(1e-20).log()).sum(-1)
+
+
 class SharedMix(ValuePart):
     """``v' = g_0 v + scale * sum_m g_m E[id, m]`` over a bank that all layers share (MoVE)."""
 
-    def __init__(self, gates: Gates, slots: int, dim: int, scale: float) -> None:
+    def __init__(self, gates: Gates, slots: int, dim: int, scale: float, selectivity: float = 0.0) -> None:
         super().__init__()
-        self.slots, self.dim, self.scale = slots, dim, scale
+        self.slots, self.dim, self.scale, self.selectivity = slots, dim, scale, selectivity
         self.gate = gates
 
     def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
@@ -31,6 +54,8 @@ class SharedMix(ValuePart):
         gates: Tensor = self.gate(hidden).flatten(0, -3)
         if frame.recording:
             frame.report(self.key, per_token={"gates": gates})
+        if frame.training and self.selectivity:
+            frame.losses[f"{self.key}.selectivity"] = self.selectivity * sameness(gates[..., 1:], frame.mask)
         update = mixed(frame.shared[self.kind_key], self.scale * gates[..., 1:], frame)
         base = gates[..., 0].view(*value.shape[:-1], 1).to(value.dtype)
         out: Tensor = base * value + update.view_as(value).to(value.dtype)
@@ -40,7 +65,8 @@ class SharedMix(ValuePart):
         return self.gate.cost() + Cost(flops_per_token=2 * self.slots * self.gate.heads * self.dim)
 
     def extra_repr(self) -> str:
-        return f"slots={self.slots}, scale={self.scale:g}"
+        selectivity = f", selectivity={self.selectivity:g}" if self.selectivity else ""
+        return f"slots={self.slots}, scale={self.scale:g}{selectivity}"
 
 
 class OwnTable(ValuePart):
