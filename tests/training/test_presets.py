@@ -2,7 +2,13 @@ import pytest
 import torch
 
 import vademecum as vm
+from vademecum.analysis import cost
 from vademecum.training import presets
+
+OWN_EXPERTS = {"deepseek_v3_moe": "deepseek_v3", "mixtral": "llama", "olmoe": "olmo2"}
+"""Presets with experts of their family's own, and the dense preset that each costs as much as."""
+
+LATENT = ("deepseek_v3", "deepseek_v3_moe")
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
@@ -61,3 +67,52 @@ def test_an_unknown_preset_suggests_the_nearest():
 def test_a_size_below_one_or_not_whole_is_refused(size):
     with pytest.raises(ValueError, match="size="):
         presets.build_host("qwen3", size=size, vocab_size=64, length=16)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_size_runs(name, size):
+    model = presets.build_host(name, size=size, vocab_size=64, length=16)
+    assert torch.isfinite(model(input_ids=torch.arange(12)[None]).logits).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize(("name", "dense"), OWN_EXPERTS.items())
+def test_own_experts_cost_a_token_what_the_dense_preset_costs(name, dense, size):
+    own, plain = (presets.build_host(each, size=size, vocab_size=64, length=16) for each in (name, dense))
+    own.set_experts_implementation("eager")  # the profiler knows no grouped product
+    assert cost.flops_per_token(own, length=16) == pytest.approx(cost.flops_per_token(plain, length=16), rel=0.05)
+    assert sum(p.numel() for p in own.parameters()) > sum(p.numel() for p in plain.parameters())
+
+
+@pytest.mark.parametrize("name", LATENT)
+@pytest.mark.parametrize("kind", [vm.MoVE(slots=2, bank_std=0.3), vm.LaVE(bank_std=0.3)])
+def test_a_memory_in_the_latent_is_as_wide_as_the_latent_and_changes_what_is_put_out(name, kind):
+    torch.manual_seed(0)
+    model = presets.build_host(name, size=2, vocab_size=64, length=16).eval()
+    ids = torch.arange(12)[None]
+    before = model(input_ids=ids).logits
+    vm.attach(model, kind)
+    assert vm.memories(model).host.shape.value_heads * vm.memories(model).host.shape.value_dim == 32
+    assert not torch.allclose(model(input_ids=ids).logits, before, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ("deepseek_v3", *OWN_EXPERTS))
+@pytest.mark.parametrize("kind", [vm.MoVE(slots=2, bank_std=0.3), vm.LaVE(bank_std=0.3)])
+def test_decoding_token_by_token_equals_one_pass(name, kind):
+    torch.manual_seed(0)
+    model = vm.attach(presets.build_host(name, size=2, vocab_size=64, length=16), kind).eval()
+    ids = torch.randint(0, 64, (2, 10))
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits
+        past, steps = None, []
+        for t in range(ids.shape[1]):
+            output = model(input_ids=ids[:, t : t + 1], past_key_values=past, use_cache=True)
+            past = output.past_key_values
+            steps.append(output.logits)
+    torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_experts_that_a_dense_preset_is_given_stand_in_every_layer_of_a_latent_host():
+    model = vm.attach(presets.build_host("deepseek_v3", size=2, vocab_size=64, length=16), vm.MoE(experts=4, top_k=2))
+    assert len([part for _, site, part in vm.memories(model).parts() if part.site == "feed_forward"]) == 2
