@@ -254,7 +254,9 @@ def test_a_full_disk_leaves_nothing_half_written(folder: Path, monkeypatch: pyte
 
 def test_sources_are_described_with_size_licence_and_whether_they_are_here() -> None:
     rows = {row["name"]: row for row in data.describe()}
-    assert list(rows) == ["factbook", "wikipedia", "webster", "python"]
+    assert list(rows) == [
+        *("factbook", "wikipedia", "webster", "python", "markup", "apidocs", "languages", "domains"),
+    ]
     assert all(row["licence"] and row["text_mb"] > 0 for row in rows.values())
     assert rows["python"]["cached"] is True
     assert rows["factbook"]["cached"] is False

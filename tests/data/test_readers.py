@@ -44,6 +44,7 @@ def test_articles_are_read_without_redirects() -> None:
     dump = f"<mediawiki {space}>{pages}</mediawiki>"
     member = {"g/enwiki-p000000010p000030302-shortened.bz2": bz2.compress(dump.encode())}
     assert list(readers.wikipedia(wheel(**member))) == [readers.Document("Cat", "Cat\n\nA feline.\n")]
+    assert list(readers.markup(wheel(**member))) == [readers.Document("Cat", "Cat\n\nA [[feline]].\n")]
 
 
 def test_dictionary_entries_of_one_headword_share_a_line_and_a_document_holds_a_hundred(tmp_path: Path) -> None:
@@ -73,7 +74,14 @@ def test_the_standard_library_is_read_without_its_tests() -> None:
 @pytest.mark.network
 @pytest.mark.parametrize(
     ("name", "documents", "says"),
-    [("factbook", 256, "sq km"), ("wikipedia", 106, "The"), ("webster", 1116, "(n.)")],
+    [
+        ("factbook", 256, "sq km"),
+        ("wikipedia", 106, "The"),
+        ("webster", 1116, "(n.)"),
+        ("markup", 106, "[["),
+        ("apidocs", 110, "request"),
+        ("languages", 209, "\n"),
+    ],
 )
 def test_each_pinned_source_is_fetched_and_read(name: str, documents: int, says: str, tmp_path: Path) -> None:
     source = sources()[name]

