@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HOST = "Host preset (qwen3, llama, gpt2, olmo2, nanochat, deepseek_v3)"
 SIZE = "Size dial: n layers, hidden width 32 n."
-DATA = "Text: factbook, wikipedia, webster, python, markup, apidocs, languages, domains, or your own .txt, .jsonl or folder."
+DATA = "Text: one that 'vademecum data' lists, such as factbook or domains, or your own .txt, .jsonl or folder."
 
 
 class _Stopped(Exception):

@@ -206,7 +206,7 @@ def _mixture() -> Source:
     return Source(
         name="domains",
         what="about a megabyte of each of seven domains: " + ", ".join(DOMAINS),
-        licence="as the parts'",
+        licence="those of its parts",
         megabytes=6.8,
         parts={domain: plain[name] for domain, name in DOMAINS.items()},
     )
