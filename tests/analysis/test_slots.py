@@ -33,6 +33,29 @@ def test_one_slot_has_no_similarity() -> None:
     assert slots.slot_use(torch.ones(3, 1, 2), torch.randn(3, 1, 4)).similarity is None
 
 
+def test_coverage_counts_the_pairs_of_head_and_slot_that_give_anything() -> None:
+    gates = torch.ones(3, 2, 5)
+    gates[:, 0, 4] = 0.001  # slot 3 is all but shut in head 0 and open in head 1
+    rows = torch.ones(3, 4, 2, 5)
+    assert slots.slot_use(gates, rows).coverage == pytest.approx(7 / 8)
+    assert slots.slot_use(gates, torch.zeros(3, 4, 2, 5)).coverage == 0.0
+
+
+def test_gates_that_are_all_equally_open_have_entropy_one_and_a_single_open_gate_has_none() -> None:
+    rows = torch.randn(3, 4, 6)
+    one = torch.zeros(3, 2, 5)
+    one[:, :, 2] = 2.0
+    assert slots.slot_use(torch.full((3, 2, 5), 0.4), rows).gate_entropy == pytest.approx(1.0)
+    assert slots.slot_use(one, rows).gate_entropy == pytest.approx(0.0, abs=1e-6)
+    assert slots.slot_use(torch.ones(3, 1, 2), torch.randn(3, 1, 4)).gate_entropy is None
+
+
+def test_gates_are_as_far_from_one_as_they_are() -> None:
+    gates = torch.ones(2, 1, 3)
+    gates[:, :, 1], gates[:, :, 2], gates[:, :, 0] = 0.5, 2.0, 0.0
+    assert slots.slot_use(gates, torch.randn(2, 2, 4)).gate_distance == pytest.approx(0.75)
+
+
 def test_every_gate_falls_into_the_histogram() -> None:
     found = slots.slot_use(2 * torch.rand(11, 3, 5), torch.randn(11, 4, 6))
     assert sum(found.histogram) == 11 * 3 * 4

@@ -91,7 +91,7 @@ def train(folder, optimizer, arm=None):
     result = {
         "weights": digest.hexdigest(),
         "steps": [[line["step"], line["loss"], line["norms"], line["lr"], line["tokens"]] for line in steps],
-        "evaluations": [[line["step"], line["bits_per_byte"]] for line in evaluations],
+        "evaluations": [[line["step"], line["bits_per_byte"], line.get("inside")] for line in evaluations],
         "checkpoints": sorted(path.name for path in (folder / "checkpoints").iterdir()),
     }
     (folder / "result.json").write_text(json.dumps(result))

@@ -6,12 +6,14 @@ capacity of one. So beside every count of slots stands the number of slots that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+COVERED_SHARE = 0.01
 HISTOGRAM_BINS = 40
 GATE_MAX = 2.0
 
@@ -25,12 +27,20 @@ class SlotUse:
     one slot.
     ``effective``: exp of the entropy of the normalised eigenvalues of the slots' uncentred Gram matrix, per token,
     then averaged: 1 where all slots add the same direction, M where they are orthogonal and equally large.
+    ``coverage``: share of a layer's (head, slot) pairs that give at least 1 % of an even share of what the memory adds
+    in that head (mean over tokens of gate x row norm); 0 where it adds nothing.
+    ``gate_entropy``: entropy of a head's slot gates at one token, read as a distribution over the slots, over ln M;
+    mean over tokens and heads (1 = all slots equally open, 0 = one slot open); None for one slot.
+    ``gate_distance``: mean of abs(gate - 1) over slot gates; 0 where the layer leaves them all at the neutral middle.
     ``histogram``, ``own_histogram``: counts of slot gates and of the gate on the host's own value, 40 bins over 0..2.
     """
 
     use: list[float]
     similarity: float | None
     effective: float
+    coverage: float
+    gate_entropy: float | None
+    gate_distance: float
     histogram: list[int]
     own_histogram: list[int]
 
@@ -50,7 +60,8 @@ def slot_use(gates: Tensor, rows: Tensor) -> SlotUse:
             f"with [{n}, {slots}]."
         )
     rows = rows.reshape(n, slots, heads, -1)
-    gated = (gates[:, :, 1:].transpose(1, 2).unsqueeze(-1) * rows).flatten(2)
+    by_head = gates[:, :, 1:].transpose(1, 2).unsqueeze(-1) * rows
+    gated = by_head.flatten(2)
     norms = gated.norm(dim=-1)
     total = norms.sum()
     use = norms.sum(0) / total if total > 0 else torch.full((slots,), 1 / slots)
@@ -59,6 +70,9 @@ def slot_use(gates: Tensor, rows: Tensor) -> SlotUse:
         use=use.tolist(),
         similarity=_similarity(gram),
         effective=float(_effective(gram).mean()),
+        coverage=_coverage(by_head.norm(dim=-1).mean(0)),
+        gate_entropy=gate_entropy(gates[:, :, 1:]),
+        gate_distance=float((gates[:, :, 1:] - 1).abs().mean()),
         histogram=_histogram(gates[:, :, 1:]),
         own_histogram=_histogram(gates[:, :, 0]),
     )
@@ -80,6 +94,21 @@ def slot_uses(
             gates = torch.cat([forward[key]["gates"] for forward in forwards])
             found[key] = slot_use(gates, table.detach().cpu()[flat])
     return found
+
+
+def gate_entropy(gates: Tensor) -> float | None:
+    """Mean entropy of slot gates [N, H, M] normalised over M, in units of ln M; None for one slot."""
+    slots = gates.shape[-1]
+    if slots < 2:
+        return None
+    share = gates / gates.sum(-1, keepdim=True).clamp_min(1e-20)
+    return float(-(share * share.clamp_min(1e-20).log()).sum(-1).mean()) / math.log(slots)
+
+
+def _coverage(given: Tensor) -> float:
+    """Share of the pairs in ``given`` [M, H] that reach 1 % of their head's even share."""
+    even = given.mean(0, keepdim=True)
+    return float(((given >= COVERED_SHARE * even) & (even > 0)).float().mean())
 
 
 def _similarity(gram: Tensor) -> float | None:

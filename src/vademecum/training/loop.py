@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vademecum import data, state
-from vademecum.training import checkpoint, run_file, schedule
+from vademecum.training import checkpoint, run_file, schedule, watch
 from vademecum.training.checkpoint import Checkpoint
 from vademecum.training.evaluate import bits_per_byte
 from vademecum.training.interrupt import Interrupted, stop_request
@@ -139,7 +139,7 @@ class Run:
                 self._require_progress(line)
                 if self._due(self.recipe.eval_every):
                     self.bits_per_byte = self.evaluate(self.recipe.eval_tokens)
-                    self._log({"bits_per_byte": self.bits_per_byte})
+                    self._log({"bits_per_byte": self.bits_per_byte} | self._seen())
                 self._inside = False
                 if stop.made or self._due(self.recipe.checkpoint_every):
                     self.checkpoint()
@@ -154,6 +154,13 @@ class Run:
         recipe = self.recipe
         return bits_per_byte(
             self.model, self.corpus, length=recipe.length, batch=recipe.batch, tokens=limit or 0, dtype=recipe.dtype
+        )
+
+    def inside(self) -> dict[str, dict[str, float]]:
+        """What goes on in experts and slots, by layer, over ``recipe.watch_tokens`` held-out tokens (see ``watch``)."""
+        recipe = self.recipe
+        return watch.inside(
+            self.model, self.corpus, length=recipe.length, tokens=recipe.watch_tokens, dtype=recipe.dtype
         )
 
     def checkpoint(self) -> Path | None:
@@ -232,6 +239,10 @@ class Run:
             output = self.model(input_ids=inputs, labels=targets, shift_labels=targets, use_cache=False)
         loss: Tensor = output.loss
         return loss
+
+    def _seen(self) -> dict[str, Any]:
+        found = self.inside() if self.recipe.watch_tokens else {}
+        return {"inside": found} if found else {}
 
     def _due(self, every: int) -> bool:
         return self.done or (every > 0 and self.step % every == 0)

@@ -25,7 +25,10 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """One JSON object per line in ``metrics.jsonl``: a training line has ``loss``, an evaluation ``bits_per_byte``."""
+    """One JSON object per line in ``metrics.jsonl``: a training line has ``loss``, an evaluation ``bits_per_byte``.
+
+    An evaluation of a model with experts or slots also has ``inside``, numbers by layer and name (``training.watch``).
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE

@@ -14,7 +14,7 @@ DTYPES = ("fp32", "bf16")
 MEMORY_SEED = 1_000_003  # far from the small seeds people choose, so that memory and host never draw the same numbers
 
 #: Settings that change what is reported and kept, never what is learned: a run may go on with other values of these.
-BOOKKEEPING = frozenset({"eval_every", "eval_tokens", "checkpoint_every", "keep"})
+BOOKKEEPING = frozenset({"eval_every", "eval_tokens", "watch_tokens", "checkpoint_every", "keep"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class Recipe:
         seed: data order and dropout.
         eval_every: steps between evaluations; 0 evaluates at the end only.
         eval_tokens: held-out tokens per evaluation; 0 takes all.
+        watch_tokens: held-out tokens at each evaluation over which load, slots and gates are described; 0 for none.
         checkpoint_every: steps between checkpoints; 0 writes one at the end only.
         keep: checkpoints kept, the newest ones.
     """
@@ -57,6 +58,7 @@ class Recipe:
     seed: int = 0
     eval_every: int = 0
     eval_tokens: int = 100_000
+    watch_tokens: int = 2048
     checkpoint_every: int = 500
     keep: int = 2
 
@@ -72,7 +74,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "length", "accumulate", "keep"):
             self._require_integer(name, 1)
-        for name in ("seed", "eval_every", "eval_tokens", "checkpoint_every"):
+        for name in ("seed", "eval_every", "eval_tokens", "watch_tokens", "checkpoint_every"):
             self._require_integer(name, 0)
         for name in ("lr", "embedding_ratio", "warmup", "decay", "weight_decay", "clip"):
             self._require_number(name)
