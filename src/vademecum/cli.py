@@ -45,6 +45,10 @@ app = typer.Typer(
 )
 
 
+study = typer.Typer(help="Studies: a question, the arms that answer it over seeds, one page.", no_args_is_help=True)
+app.add_typer(study, name="study")
+
+
 def _version(asked: bool) -> None:
     if asked:
         from importlib import metadata
@@ -223,6 +227,30 @@ def _run(plan: Plan, out: Path, fall_back: bool) -> None:
     from vademecum.compare import commands
 
     commands.run(plan, out, command=shlex.join(["vademecum", *sys.argv[1:]]), fall_back=fall_back, echo=typer.echo)
+
+
+@study.command("collapse")
+def study_collapse(
+    out: Annotated[
+        Path, typer.Option(help="Output folder; the same command goes on with a study that lies there.")
+    ] = Path("runs/collapse"),
+    preset: Annotated[
+        str, typer.Option(help="small (a quarter of an hour), full (hours), or smoke (seconds).")
+    ] = "small",
+    data: Annotated[str | None, typer.Option(help=DATA)] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds; one gives no interval, and so no claim.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of every arm.")] = None,
+    size: Annotated[int | None, typer.Option(help=SIZE)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    fall_back: Annotated[
+        bool, typer.Option("--fall-back", help="Go on from the last good checkpoint where the latest is damaged.")
+    ] = False,
+) -> None:
+    """What goes wrong with experts and slots, and what cures it: load, drops, slots and quality over training."""
+    from vademecum.studies import collapse
+
+    plan = collapse.plan_of(preset, data=data, seeds=seeds, recipe={"steps": steps}, size=size, device=device)
+    collapse.run(plan, out, command=shlex.join(["vademecum", *sys.argv[1:]]), fall_back=fall_back, echo=typer.echo)
 
 
 @app.command()
