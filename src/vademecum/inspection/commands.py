@@ -1,0 +1,107 @@
+"""The verbs ``inspect experts`` and ``inspect slots`` as plain functions; the command line binds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from vademecum import data
+from vademecum.data import DomainTokens
+from vademecum.inspection import expert_page, experts, page, slot_page, slots
+from vademecum.inspection.gather import Seen, Windows, gather, windows
+from vademecum.inspection.subject import Subject, find
+
+TOKENS = 20_000
+
+
+def inspect_experts(
+    run: str | Path,
+    *,
+    arm: str | None = None,
+    tokens: int = TOKENS,
+    out: str | Path | None = None,
+    seed: int = 0,
+    texts: Mapping[str, DomainTokens] | None = None,
+    echo: Callable[[str], None] = print,
+) -> Path:
+    """Write a page on what the experts of a model learned.
+
+    Args:
+        run: folder of a run, of a comparison, or of a Transformers model with experts of its own.
+        arm: arm of a comparison.
+        tokens: tokens read from each domain.
+        out: folder of the page; ``inspect-experts`` in the run's where None.
+        seed: decides the shuffles and which passages are shown.
+        texts: tokens by domain in place of the seven domains'.
+        echo: takes lines for the user.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ValueError: the model has no experts, or a domain has too little text.
+        FileNotFoundError: there is no such run, or it has no checkpoint.
+        data.Unavailable: a domain's text cannot be fetched.
+    """
+    subject, shown = _opened(run, arm, tokens, texts)
+    seen = gather(subject.model, shown, ("experts",), what="routing")
+    if not seen.layers:
+        raise ValueError(
+            f"the model in {subject.folder} has no experts; train one with "
+            "vademecum train --memory moe:experts=16,top_k=4, or look at its slots with vademecum inspect slots."
+        )
+    earlier: dict[int, Mapping[str, float]] = {}
+    final = subject.steps[-1] if subject.steps else None
+    if len(subject.steps) > 1:
+        for step in subject.earlier():
+            if step != final:
+                at = gather(subject.model, shown, ("experts",), what=f"routing at step {step}")
+                earlier[step] = experts.saturation(at, seen)
+    found = experts.Findings(
+        seen, experts.layers_of(seen, seed=seed), earlier, final_step=final, skipped=tuple(subject.skipped)
+    )
+    return _written(subject, out, "inspect-experts", expert_page.make(subject, shown, found, seed=seed), echo)
+
+
+def inspect_slots(
+    run: str | Path,
+    *,
+    arm: str | None = None,
+    tokens: int = TOKENS,
+    out: str | Path | None = None,
+    seed: int = 0,
+    texts: Mapping[str, DomainTokens] | None = None,
+    echo: Callable[[str], None] = print,
+) -> Path:
+    """Write a page on which tokens and domains open which slots; see :func:`inspect_experts` for the arguments."""
+    subject, shown = _opened(run, arm, tokens, texts)
+    seen: Seen = gather(subject.model, shown, ("gates",), what="reading")
+    if not seen.layers:
+        raise ValueError(
+            f"the model in {subject.folder} has no value memory, so no slots; train one with "
+            "vademecum train --memory move:slots=4, or look at its experts with vademecum inspect experts."
+        )
+    found = slots.Findings(seen, slots.layers_of(seen, seed=seed))
+    return _written(subject, out, "inspect-slots", slot_page.make(subject, shown, found, seed=seed), echo)
+
+
+def _opened(
+    run: str | Path, arm: str | None, tokens: int, texts: Mapping[str, DomainTokens] | None
+) -> tuple[Subject, Windows]:
+    subject = find(Path(run), arm)
+    if texts is None:
+        if tokens <= subject.length:
+            raise ValueError(
+                f"--tokens {tokens} was given, and one window of this model takes {subject.length + 1}; give more."
+            )
+        texts = data.domain_tokens(subject.tokenizer, subject.end, per_domain=tokens + 1)
+    return subject, windows(texts, subject.length)
+
+
+def _written(subject: Subject, out: str | Path | None, name: str, made: page.Page, echo: Callable[[str], None]) -> Path:
+    folder = Path(out) if out is not None else subject.folder / name
+    path = page.write(folder, made)
+    for line in made.headline:
+        echo(line)
+    echo(f"\nReport: {path}")
+    return path
