@@ -47,6 +47,14 @@ app = typer.Typer(
 
 study = typer.Typer(help="Studies: a question, the arms that answer it over seeds, one page.", no_args_is_help=True)
 app.add_typer(study, name="study")
+inspect = typer.Typer(help="Who learned what: seven domains of text, one page with figures.", no_args_is_help=True)
+app.add_typer(inspect, name="inspect")
+
+Inspected = Annotated[Path, typer.Argument(help="Folder of a run, a comparison (then say which --arm) or a model.")]
+OfArm = Annotated[str | None, typer.Option("--arm", help="Arm of a comparison, such as moe.")]
+PerDomain = Annotated[int, typer.Option(help="Tokens read from each domain.")]
+PageFolder = Annotated[Path | None, typer.Option(help="Folder of the page; one inside the run where not given.")]
+DrawSeed = Annotated[int, typer.Option(help="Seed of the shuffles and of which passages are shown.")]
 
 
 def _version(asked: bool) -> None:
@@ -251,6 +259,26 @@ def study_collapse(
 
     plan = collapse.plan_of(preset, data=data, seeds=seeds, recipe={"steps": steps}, size=size, device=device)
     collapse.run(plan, out, command=shlex.join(["vademecum", *sys.argv[1:]]), fall_back=fall_back, echo=typer.echo)
+
+
+@inspect.command("experts")
+def inspect_experts(
+    run: Inspected, arm: OfArm = None, tokens: PerDomain = 20_000, out: PageFolder = None, seed: DrawSeed = 0
+) -> None:
+    """Which experts take which domains and tokens: specialisation, co-activation, saturation, coloured text."""
+    from vademecum.inspection import commands
+
+    commands.inspect_experts(run, arm=arm, tokens=tokens, out=out, seed=seed, echo=typer.echo)
+
+
+@inspect.command("slots")
+def inspect_slots(
+    run: Inspected, arm: OfArm = None, tokens: PerDomain = 20_000, out: PageFolder = None, seed: DrawSeed = 0
+) -> None:
+    """Which domains and tokens open which slots of a value memory, per layer and head, with coloured text."""
+    from vademecum.inspection import commands
+
+    commands.inspect_slots(run, arm=arm, tokens=tokens, out=out, seed=seed, echo=typer.echo)
 
 
 @app.command()

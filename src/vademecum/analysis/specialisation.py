@@ -37,14 +37,15 @@ class Information:
     """Mutual information, in nats, of two labels of the same tokens, beside what shuffled labels give.
 
     ``baseline`` and ``spread`` are mean and standard deviation over shuffles. Few tokens for many labels raise both
-    ``measured`` and ``baseline``, so that only their ``difference`` speaks. ``entropy`` is that of the first label,
-    which no mutual information exceeds.
+    ``measured`` and ``baseline``, so that only their ``difference`` speaks. ``entropy`` is that of the experts and
+    ``label_entropy`` that of the labels: no mutual information exceeds either.
     """
 
     measured: float
     baseline: float
     spread: float
     entropy: float
+    label_entropy: float
 
     @property
     def difference(self) -> float:
@@ -188,6 +189,7 @@ def information(first: Tensor, labels: Tensor, *, shuffles: int = 10, seed: int 
         baseline=float(drawn.mean()),
         spread=float(drawn.std()) if len(drawn) > 1 else math.nan,
         entropy=_entropy(torch.bincount(first).double()),
+        label_entropy=_entropy(torch.bincount(labels).double()),
     )
 
 

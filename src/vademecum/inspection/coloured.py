@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vademecum.inspection.gather import Seen
-from vademecum.inspection.words import Words
+from vademecum.inspection.words import RETURN, Words
 
 LONGEST = 110  # tokens of a passage
 COLOURS = 16  # beyond so many, colours are not told apart: the others stay grey
@@ -71,15 +71,27 @@ def html(each: Sequence[Passage], *, part: str, count: int, fade: tuple[float, f
     common = Counter(label for passage in each for _, label, _ in passage.pieces if label >= 0)
     coloured = sorted(label for label, _ in common.most_common(COLOURS))
     hues = {label: _hue(i, len(coloured)) for i, label in enumerate(coloured)}
-    legend = "".join(f'<span class="t" style="{hue}">{part} {label}</span>' for label, hue in hues.items())
+    legend = f"{part} " + "".join(f'<span class="t" style="{hue}">{label}</span>' for label, hue in hues.items())
     if len(common) > len(hues) or any(label < 0 for passage in each for _, label, _ in passage.pieces):
         legend += f'<span class="t grey">another or no {part}</span>'
-    legend += f" <span>{len(common)} of {count} {part}s appear.</span>"
+    legend += f' <span class="none">{len(common)} of {count} appear</span>'
     rows = "".join(
-        f"<b>{escape(passage.domain)}</b><div>{''.join(_span(piece, hues, part, fade) for piece in passage.pieces)}</div>"
+        f"<b>{escape(passage.domain)}</b>"
+        f"<div>{''.join(_span(piece, hues, part, fade) for piece in _folded(passage.pieces))}</div>"
         for passage in each
     )
     return f'<p class="legend">{legend}</p><div class="coloured">{rows}</div>'
+
+
+def _folded(pieces: Sequence[tuple[str, int, float]]) -> Iterator[tuple[str, int, float]]:
+    """Pieces with a sign for each line end, and only the first of several in a row a real one."""
+    fresh = True
+    for text, label, strength in pieces:
+        shown = ""
+        for letter in text:
+            shown += (RETURN if fresh else RETURN + "\n") if letter == "\n" else letter
+            fresh = letter == "\n" or (fresh and letter.isspace())
+        yield shown, label, strength
 
 
 def _hue(number: int, count: int) -> str:

@@ -124,12 +124,15 @@ def information(layers: Sequence[experts.Layer] | Sequence[slots.Layer], *, part
     assert token.token is not None
     return Drawing(
         f"information-{part}",
-        f"{labels} tells up to {domain.domain.difference:.2f} nats about the domain ({called(domain.key)}) and "
-        f"{token.token.difference:.2f} about the token ({called(token.key)}), above chance",
+        f"{labels} tells up to {domain.domain.difference:.2f} of {domain.domain.label_entropy:.2f} nats about the "
+        f"domain "
+        f"({called(domain.key)}) and {token.token.difference:.2f} of {token.token.label_entropy:.2f} about the token "
+        f"({called(token.key)})",
         f"Mutual information of a token's {labels.lower()} with its domain, and with its id. Grey: the same after the "
         "labels were shuffled over the tokens (mean of ten shuffles, bar: their standard deviation), which is what few "
         "tokens for many labels give by chance. The number on a bar is the difference, the part that means "
-        "something. It is about association: that a token id and a domain go together in the text, so that each "
+        "something and the one in the title, beside all there is to tell: the entropy of the label. It is about "
+        "association: that a token id and a domain go together in the text, so that each "
         "explains part of the other, is not taken out.",
         figure,
     )

@@ -63,7 +63,7 @@ def vocabulary(found: Findings) -> Drawing | None:
             continue
         ends[name] = (values[0], values[-1])
         axis.plot(at, values, color=_COLOURS[name], marker=_MARKERS[name], label=name)
-        axis.plot(at, chance, color=_COLOURS[name], ls=":", lw=1.2, label=f"{name}, shuffled")
+        axis.plot(at, chance, color=style.MUTED, ls=":", lw=1.4, label=None if len(ends) > 1 else "experts shuffled")
     if not ends:
         return None
     axis.set_xticks(list(at), [str(layer_of(each.key)) for each in found.layers])
@@ -71,12 +71,13 @@ def vocabulary(found: Findings) -> Drawing | None:
     axis.set_xlabel("layer")
     axis.set_ylabel("share of an id's favourite expert")
     handles, labels = axis.get_legend_handles_labels()
-    axis.legend(handles, labels, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    axis.legend(handles, labels, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     first = max(ends, key=lambda name: ends[name][0])
     last = max(ends, key=lambda name: ends[name][1])
+    then = "" if first == last else f"the {last} "
     return Drawing(
         "vocabulary",
-        f"Routing follows the {first} most in the first layer ({ends[first][0]:.2f}) and the {last} in the last "
+        f"Routing follows the {first} most in the first layer ({ends[first][0]:.2f}) and {then}in the last "
         f"({ends[last][1]:.2f})",
         "For every id with ten or more occurrences: the share of them that its most frequent expert takes as first "
         "choice, averaged over ids (1: an id always goes to one expert). Dotted: the same after the experts were "

@@ -27,6 +27,8 @@ def gates(found: Findings) -> Drawing | None:
         digits = 2 if len(columns) <= 12 else None
         drawing.heat(axis, values, low=low, high=high, columns=columns, rows=names, digits=digits, rotate=True)
         axis.set_title(drawing.called(each.key))
+        for edge in range(each.slots + 1, len(columns), each.slots + 1):
+            axis.axvline(edge - 0.5, color=style.PAPER, lw=2.5)
     figure.colorbar(axes[-1].images[0], ax=axes, label="mean gate (1: neutral)", shrink=0.9)
     most = max(found.layers, key=lambda each: float(each.range_by_domain().max()))
     ranges = most.range_by_domain()

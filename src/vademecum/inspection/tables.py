@@ -124,7 +124,7 @@ def of_slots(found: slots.Findings, words: Words, passages: Mapping[str, Sequenc
     ]
 
 
-_INFORMATION = ("layer", "about", "measured", "shuffled", "spread", "difference", "entropy")
+_INFORMATION = ("layer", "about", "measured", "shuffled", "spread", "difference", "entropy of it", "entropy")
 
 
 def _domains(found: experts.Findings) -> Rows:
@@ -138,7 +138,16 @@ def _information(layers: Sequence[experts.Layer] | Sequence[slots.Layer]) -> Row
     for each in layers:
         for about, one in (("domain", each.domain), ("token id", each.token)):
             if one is not None:
-                yield each.key, about, one.measured, one.baseline, one.spread, one.difference, one.entropy
+                yield (
+                    each.key,
+                    about,
+                    one.measured,
+                    one.baseline,
+                    one.spread,
+                    one.difference,
+                    one.label_entropy,
+                    one.entropy,
+                )
 
 
 def _typical(found: experts.Findings, words: Words) -> Rows:

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 _BYTES = 4  # of the longest letter in UTF-8
-_SIGNS = {" ": "\N{OPEN BOX}", "\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
+RETURN = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
+_SIGNS = {" ": "\N{OPEN BOX}", "\n": RETURN, "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
 
 
 @dataclass(frozen=True)
