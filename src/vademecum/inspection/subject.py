@@ -14,10 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 import vademecum as vm
 from vademecum import data, files, state
-from vademecum.compare import commands as comparing
-from vademecum.compare import runner
 from vademecum.training import checkpoint, commands, run_file
 
+PLAN = "plan.json"  # what a comparison's folder holds
 LONGEST = 256  # tokens of a window, for a model that does not say what it was trained on
 
 
@@ -79,7 +78,9 @@ def find(run: Path, arm: str | None = None) -> Subject:
     """
     if not run.is_dir():
         raise FileNotFoundError(f"There is no folder {run}; give the folder that train or compare was told as --out.")
-    if (run / runner.PLAN).is_file():
+    if (run / PLAN).is_file():
+        from vademecum.compare import commands as comparing  # imports all of compare: only where one is inspected
+
         run = comparing.find_run(run, arm)
     elif arm is not None:
         raise ValueError(f"--arm {arm} was given, but {run} holds no comparison; leave --arm out.")
@@ -88,7 +89,7 @@ def find(run: Path, arm: str | None = None) -> Subject:
     if (run / "config.json").is_file():
         return _plain(run)
     raise ValueError(
-        f"{run} holds no run ({run_file.FILE}), no comparison ({runner.PLAN}) and no Transformers model (config.json); "
+        f"{run} holds no run ({run_file.FILE}), no comparison ({PLAN}) and no Transformers model (config.json); "
         "give the folder that train or compare was told as --out, or one that save_pretrained wrote."
     )
 
