@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import vademecum as vm
 from tests import tiny
-from vademecum.memory.mix import sameness
+from vademecum.lookup import Frame, Lookup
+from vademecum.memory.mix import likeness
 
 
 def value_of(model: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -129,28 +130,46 @@ def test_a_gate_bias_that_is_not_finite_is_refused() -> None:
         vm.MoVE(gate_bias=math.nan)
 
 
-def test_sameness_is_zero_where_gates_never_choose_and_minus_one_where_each_token_opens_its_own_slot() -> None:
-    always_the_first = torch.tensor([[[2.0, 0.0, 0.0]]]).expand(6, 2, 3)
-    own = 2 * torch.eye(3).repeat(2, 1).unsqueeze(1).expand(6, 2, 3)
-    assert sameness(torch.ones(6, 2, 3), None).item() == pytest.approx(0, abs=1e-6)
-    assert sameness(always_the_first, None).item() == pytest.approx(0, abs=1e-6)
-    assert sameness(own, None).item() == pytest.approx(-1, abs=1e-6)
+def frame_of(ids: list[int], mask: list[bool] | None = None) -> Frame:
+    return Frame(lookup=Lookup.of(torch.tensor([ids])), mask=None if mask is None else torch.tensor(mask))
 
 
-@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 5), st.integers(0, 2**31))
-def test_sameness_lies_between_minus_one_and_zero(tokens: int, heads: int, slots: int, seed: int) -> None:
-    gates = 2 * torch.rand(tokens, heads, slots, generator=torch.Generator().manual_seed(seed))
-    assert -1 - 1e-5 <= sameness(gates, None).item() <= 1e-5
+def test_likeness_is_one_for_copies_zero_for_unrelated_slots_and_lowest_for_slots_that_cancel() -> None:
+    copies = torch.ones(1, 3, 2, 4)
+    unrelated = torch.eye(3, 8).view(1, 3, 2, 4)
+    opposite = torch.stack([torch.ones(2, 4), -torch.ones(2, 4)])[None]
+    assert likeness(copies, frame_of([5])).item() == pytest.approx(1, abs=1e-5)
+    assert likeness(unrelated, frame_of([5])).item() == pytest.approx(0, abs=1e-6)
+    assert likeness(opposite, frame_of([5])).item() == pytest.approx(-1, abs=1e-5)
 
 
-def test_sameness_leaves_padding_out() -> None:
-    gates = 2 * torch.rand(6, 2, 3, generator=torch.Generator().manual_seed(0))
-    mask = torch.tensor([True, False, True, True, False, True])
-    torch.testing.assert_close(sameness(gates, mask), sameness(gates[mask], None))
+@given(st.integers(1, 9), st.integers(2, 5), st.integers(0, 2**31))
+def test_likeness_is_the_mean_cosine_of_pairs_over_the_real_tokens(tokens: int, slots: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 4, (tokens,), generator=draw).tolist()
+    mask = [True, *(torch.rand(tokens - 1, generator=draw) < 0.6).tolist()]
+    frame = frame_of(ids, mask)
+    assert frame.lookup is not None
+    rows = torch.randn(len(frame.lookup.unique), slots, 2, 3, generator=draw)
+    cosines = [
+        torch.nn.functional.cosine_similarity(rows[row, a].flatten(), rows[row, b].flatten(), dim=0)
+        for row, real in zip(frame.lookup.inverse.tolist(), mask, strict=True)
+        for a in range(slots)
+        for b in range(slots)
+        if real and a != b
+    ]
+    torch.testing.assert_close(likeness(rows, frame), torch.stack(cosines).mean(), rtol=1e-4, atol=1e-4)
 
 
-def test_selectivity_joins_the_loss_in_training_alone_and_makes_gates_choose() -> None:
-    def chosen(weight: float) -> float:
+def test_a_bank_of_zeros_has_a_likeness_with_a_gradient_that_is_a_number() -> None:
+    rows = torch.zeros(2, 3, 2, 4, requires_grad=True)
+    likeness(rows, frame_of([1, 2, 2])).backward()
+    assert rows.grad is not None
+    assert torch.equal(rows.grad, torch.zeros_like(rows))
+
+
+def test_selectivity_joins_the_loss_in_training_alone_and_keeps_slots_apart() -> None:
+    def alike(weight: float) -> float:
         model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3, selectivity=weight)).train()
         optimizer = torch.optim.AdamW(vm.param_groups(model, lr=1e-2))
         for step in range(10):
@@ -161,18 +180,26 @@ def test_selectivity_joins_the_loss_in_training_alone_and_makes_gates_choose() -
         with torch.no_grad(), vm.record(model.eval()) as rec:
             model(input_ids=tiny.ids(4, 16, seed=99))
         assert not rec.losses
-        return sum(sameness(rec.all(key, "gates")[..., 1:], None).item() for key in rec.layers())
+        return likeness(model.vademecum.shared["move"].weight.detach()[1:, :, None], frame_of(list(range(60)))).item()
 
-    assert chosen(1.0) < chosen(0.0)
+    assert alike(1.0) < alike(0.0) - 0.1
 
 
-def test_selectivity_is_written_by_layer_and_weighed() -> None:
+def test_selectivity_is_one_loss_for_all_layers_and_is_weighed() -> None:
     losses = {}
     for weight in (0.0, 0.1, 0.2):
         model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3, selectivity=weight)).train()
+        tiny.shake(model)
         with vm.record(model) as rec:
             model(input_ids=tiny.ids())
         losses[weight] = {name: value.item() for name, value in rec.losses.items()}
     assert losses[0.0] == {}
-    assert set(losses[0.1]) == {"move.layers.0.selectivity", "move.layers.1.selectivity"}
+    assert set(losses[0.1]) == {"move.layers.0.selectivity"}
     assert losses[0.2] == pytest.approx({name: 2 * value for name, value in losses[0.1].items()})
+
+
+def test_a_single_slot_has_no_selectivity() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=1, selectivity=0.1)).train()
+    with vm.record(model) as rec:
+        model(input_ids=tiny.ids())
+    assert not rec.losses

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -13,35 +11,44 @@ from vademecum.memory.base import Cost, ValuePart
 from vademecum.memory.gates import Gates
 from vademecum.ops.mix import mix_slots
 
+#: Square of a row's norm below which it has no direction.
+TINY = 1e-6
+
 
 def mixed(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
     """Sum of a token's slots ``[U, M, H, D]`` weighed by ``gates`` ``[N, H, M]``: ``[N, H, D]``."""
     return mix_slots(gates, rows.to(gates.device), frame.addresses().on(gates.device))
 
 
-def sameness(gates: Tensor, mask: Tensor | None) -> Tensor:
-    """How little a layer's slot gates ``[N, H, M]`` choose: a scalar, 0 where they never choose, at least -1.
+def likeness(rows: Tensor, frame: Frame) -> Tensor:
+    """How alike a token's slots are: the mean cosine between two rows of one token id, mean over tokens; a scalar.
 
-    Less the mutual information of token and slot, a head's gates read as a distribution over its slots:
-    ``mean_t H(p_t) - H(mean_t p_t)`` in units of ln M, mean over heads. It falls where each token opens few slots
-    while all slots stay in use; a head that always opens the same slot gains nothing. Padding (``mask`` ``[N]``,
-    False) is left out.
+    1 where all slots of every token point the same way, 0 where they are unrelated, at least -1/(M-1). It costs one
+    Gram matrix per distinct id, however many layers read the rows. Padding is left out.
+
+    Args:
+        rows: ``[U, M, H, D]`` with M of 2 or more, the distinct rows of this forward.
+        frame: whose tokens count how often each row was read.
     """
-    gates = gates.float()
-    share = gates / gates.sum(-1, keepdim=True).clamp_min(1e-20)
-    real = share.new_ones(len(share)) if mask is None else mask.to(share)
-    real = real / real.sum().clamp_min(1.0)
-    of_token = torch.einsum("n,nh->h", real, _entropy(share))
-    of_mean = _entropy(torch.einsum("n,nhm->hm", real, share))
-    return (of_token - of_mean).mean() / math.log(max(2, share.shape[-1]))
-
-
-def _entropy(share: Tensor) -> Tensor:
-    return -(share * share.clamp_min(1e-20).log()).sum(-1)
+    lookup = frame.addresses().on(rows.device)
+    real = rows.new_ones(len(lookup.inverse), dtype=torch.float32)
+    real = real if frame.mask is None else frame.mask.to(real)
+    read = real.new_zeros(len(rows)).index_add(0, lookup.inverse, real)
+    with torch.autocast(rows.device.type, enabled=False):
+        flat = rows.flatten(2).float()
+        gram = flat @ flat.transpose(1, 2)
+        # Squares are added to, not clamped: a row of zeros, as all are at the start, then has a gradient (of zero).
+        size = (gram.diagonal(dim1=1, dim2=2) + TINY).rsqrt()
+        cosine = size.unsqueeze(1) * gram * size.unsqueeze(2)
+        pairs = cosine.sum((1, 2)) - cosine.diagonal(dim1=1, dim2=2).sum(-1)
+        return (read @ pairs) / (read.sum().clamp_min(1.0) * flat.shape[1] * (flat.shape[1] - 1))
 
 
 class SharedMix(ValuePart):
-    """``v' = g_0 v + scale * sum_m g_m E[id, m]`` over a bank that all layers share (MoVE)."""
+    """``v' = g_0 v + scale * sum_m g_m E[id, m]`` over a bank that all layers share (MoVE).
+
+    ``selectivity`` is the weight of :func:`likeness` as an auxiliary loss; one layer has it, on behalf of all.
+    """
 
     def __init__(self, gates: Gates, slots: int, dim: int, scale: float, selectivity: float = 0.0) -> None:
         super().__init__()
@@ -55,7 +62,7 @@ class SharedMix(ValuePart):
         if frame.recording:
             frame.report(self.key, per_token={"gates": gates})
         if frame.training and self.selectivity:
-            frame.losses[f"{self.key}.selectivity"] = self.selectivity * sameness(gates[..., 1:], frame.mask)
+            frame.losses[f"{self.key}.selectivity"] = self.selectivity * likeness(frame.shared[self.kind_key], frame)
         update = mixed(frame.shared[self.kind_key], self.scale * gates[..., 1:], frame)
         base = gates[..., 0].view(*value.shape[:-1], 1).to(value.dtype)
         out: Tensor = base * value + update.view_as(value).to(value.dtype)
