@@ -111,7 +111,7 @@ def gather(model: PreTrainedModel, shown: Windows, wanted: Sequence[str], *, wha
         with vm.record(model) as rec:
             logits = model(input_ids=ids, use_cache=False).logits
         predicted.append(logits.argmax(-1).flatten().cpu())
-        for key, values in rec.forwards[-1].items():
+        for key, values in (pair for forward in rec.forwards for pair in forward.items()):
             for name in wanted:
                 if name in values:
                     small = values[name].to(torch.int16 if name == "experts" else torch.float32)

@@ -12,7 +12,7 @@ from vademecum.inspection.coloured import css
 from vademecum.inspection.gather import Windows
 from vademecum.inspection.subject import Subject
 from vademecum.inspection.tables import Table
-from vademecum.pages import page
+from vademecum.pages import page, style
 from vademecum.pages.drawing import Drawing
 
 
@@ -43,6 +43,12 @@ def write(folder: Path, made: Page) -> Path:
         f"{page.links(links)}</header><main>{sections}</main>"
     )
     return page.write(folder, "report.html", page.document(f"Vademecum: {made.title}", body), made.drawings)
+
+
+def figures(drawings: Sequence[Drawing]) -> str:
+    """Drawings for the page, in the page's own letters and with the same names of their parts every time."""
+    with style.styled():
+        return page.figures(drawings)
 
 
 def text_read(subject: Subject, shown: Windows) -> str:
