@@ -33,7 +33,7 @@ class MoVE(Kind):
         gate_std: standard deviation of the slot gates' weights, in units of 1/sqrt(gate width). Slots with equal
             gates receive equal gradients for ever, so bank and gates must not both start at zero.
         gate_bias: fixed offset of the slot gates' logits; below 0 slots start more shut than open.
-        selectivity: weight of an auxiliary loss, the mean cosine between two slots of a token
+        selectivity: weight of an auxiliary loss per layer, the mean cosine between two gated rows at a token
             (:func:`vademecum.memory.mix.likeness`); 0 for none.
     """
 
@@ -87,7 +87,7 @@ class MoVE(Kind):
                 dtype=site.dtype,
                 device=site.device(layer),
             )
-            weight = self.selectivity if layer == layers[0] and self.slots > 1 else 0.0
+            weight = self.selectivity if self.slots > 1 else 0.0
             return SharedMix(gates, self.slots, shape.value_dim, self.scale, weight)
 
         return Built({layer: part(layer) for layer in layers}, bank)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vademecum.lookup import Frame
+from vademecum.lookup import Frame, Lookup
 from vademecum.memory.bank import Bank
 from vademecum.memory.base import Cost, ValuePart
 from vademecum.memory.gates import Gates
 from vademecum.ops.mix import mix_slots
 
-#: Square of a row's norm below which it has no direction.
+#: Square of a gated row's norm below which it has no direction.
 TINY = 1e-6
+#: Which tokens :func:`likeness` is measured on: every fourth is enough for a mean, and costs a quarter.
+EVERY = 4
 
 
 def mixed(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
@@ -20,34 +22,37 @@ def mixed(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
     return mix_slots(gates, rows.to(gates.device), frame.addresses().on(gates.device))
 
 
-def likeness(rows: Tensor, frame: Frame) -> Tensor:
-    """How alike a token's slots are: the mean cosine between two rows of one token id, mean over tokens; a scalar.
+def likeness(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
+    """How alike a layer's slots are: the mean cosine between two gated rows at a token; a scalar.
 
-    1 where all slots of every token point the same way, 0 where they are unrelated, at least -1/(M-1). It costs one
-    Gram matrix per distinct id, however many layers read the rows. Padding is left out.
+    1 where all slots add the same direction, 0 where they are unrelated, at least -1/(M-1). Mean over every fourth
+    token, padding left out. The pairs are never formed: the cosines' sum is the squared norm of the sum of all
+    directions, which is one more mix.
 
     Args:
         rows: ``[U, M, H, D]`` with M of 2 or more, the distinct rows of this forward.
-        frame: whose tokens count how often each row was read.
+        gates: ``[N, H, M]`` of the slots alone.
+        frame: the forward's addresses and mask.
     """
-    lookup = frame.addresses().on(rows.device)
-    real = rows.new_ones(len(lookup.inverse), dtype=torch.float32)
-    real = real if frame.mask is None else frame.mask.to(real)
-    read = real.new_zeros(len(rows)).index_add(0, lookup.inverse, real)
-    with torch.autocast(rows.device.type, enabled=False):
-        flat = rows.flatten(2).float()
-        gram = flat @ flat.transpose(1, 2)
-        # Squares are added to, not clamped: a row of zeros, as all are at the start, then has a gradient (of zero).
-        size = (gram.diagonal(dim1=1, dim2=2) + TINY).rsqrt()
-        cosine = size.unsqueeze(1) * gram * size.unsqueeze(2)
-        pairs = cosine.sum((1, 2)) - cosine.diagonal(dim1=1, dim2=2).sum(-1)
-        return (read @ pairs) / (read.sum().clamp_min(1.0) * flat.shape[1] * (flat.shape[1] - 1))
+    lookup = frame.addresses().on(gates.device)
+    few = Lookup(lookup.ids.reshape(-1)[::EVERY], lookup.unique, lookup.inverse[::EVERY])
+    gates, rows, slots = gates[::EVERY].float(), rows.to(gates.device), gates.shape[-1]
+    size = rows.float().square().sum(-1).transpose(1, 2)[few.inverse]
+    square = (gates.square() * size).sum(1)
+    # Added to, not clamped: rows of zeros, as all are at the start, then have a gradient (of zero).
+    unit = (square + TINY).rsqrt()
+    total = mix_slots(gates * unit.unsqueeze(1), rows, few).float()
+    cosine = (total.square().sum((1, 2)) - (square * unit.square()).sum(-1)) / (slots * (slots - 1))
+    if frame.mask is None:
+        return cosine.mean()
+    real = frame.mask[::EVERY].to(cosine)
+    return (cosine * real).sum() / real.sum().clamp_min(1.0)
 
 
 class SharedMix(ValuePart):
     """``v' = g_0 v + scale * sum_m g_m E[id, m]`` over a bank that all layers share (MoVE).
 
-    ``selectivity`` is the weight of :func:`likeness` as an auxiliary loss; one layer has it, on behalf of all.
+    ``selectivity`` is the weight of :func:`likeness` as an auxiliary loss.
     """
 
     def __init__(self, gates: Gates, slots: int, dim: int, scale: float, selectivity: float = 0.0) -> None:
@@ -62,7 +67,9 @@ class SharedMix(ValuePart):
         if frame.recording:
             frame.report(self.key, per_token={"gates": gates})
         if frame.training and self.selectivity:
-            frame.losses[f"{self.key}.selectivity"] = self.selectivity * likeness(frame.shared[self.kind_key], frame)
+            frame.losses[f"{self.key}.selectivity"] = self.selectivity * likeness(
+                frame.shared[self.kind_key], gates[..., 1:], frame
+            )
         update = mixed(frame.shared[self.kind_key], self.scale * gates[..., 1:], frame)
         base = gates[..., 0].view(*value.shape[:-1], 1).to(value.dtype)
         out: Tensor = base * value + update.view_as(value).to(value.dtype)

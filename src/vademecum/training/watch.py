@@ -34,6 +34,9 @@ SLOTS: Mapping[str, str] = {
 }
 """What an evaluation line's ``inside`` holds for a layer with experts, and for one with slots."""
 
+#: Slots are described over every fourth of the watched tokens: their spectra cost more than the forward does.
+EVERY = 4
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -96,7 +99,11 @@ def _of_experts(seen: _Seen) -> dict[str, dict[str, float]]:
 def _of_slots(seen: _Seen, model: PreTrainedModel) -> dict[str, dict[str, float]]:
     if not any("gates" in values for forward in seen.forwards for values in forward.values()):
         return {}
-    used = slots.slot_uses(seen.forwards, [seen.ids], state.memory_state_dict(model))
+    thinned = [
+        {key: {"gates": values["gates"][::EVERY]} for key, values in forward.items() if "gates" in values}
+        for forward in seen.forwards
+    ]
+    used = slots.slot_uses(thinned, [seen.ids.reshape(-1)[::EVERY]], state.memory_state_dict(model))
     return {
         key: {name: value for name in SLOTS if (value := getattr(use, name)) is not None} for key, use in used.items()
     }
