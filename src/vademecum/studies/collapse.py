@@ -62,23 +62,31 @@ EXPERTS = Group(
     "counted on held-out tokens without a limit on room, drops with the limit that training has.",
 )
 
+_SLOTS = "move:slots=8"
+
 SLOTS = Group(
     name="slots",
     title="Slots",
     about="The same bank of 8 slots per token id with different starts. A soft mix has no dead slots, but slots "
     "that are read with equal gates receive equal gradients, and blur into one.",
-    reference="default",
+    reference="plain",
     arms=(
-        Arm(name="default", kinds=("move:slots=8",), note="the start that vm.MoVE has by default"),
+        Arm(name="plain", kinds=(f"{_SLOTS},gate_std=1,selectivity=0",), note="random gates (std 1), an empty bank"),
+        Arm(
+            name="selective",
+            kinds=(f"{_SLOTS},gate_std=1,selectivity=0.1",),
+            note="the same, and a loss on the cosine between two gated rows at a token",
+        ),
+        Arm(name="wide", kinds=(f"{_SLOTS},gate_std=3,selectivity=0",), note="wider random gates (std 3)"),
         Arm(
             name="equal",
-            kinds=("move:slots=8,gate_std=0,bank_std=0.1",),
-            note="all gates equal at the start, a random bank (std 0.1)",
+            kinds=(f"{_SLOTS},gate_std=0,bank_std=0.1,selectivity=0",),
+            note="all gates equal at the start, as in the paper, and a random bank (std 0.1)",
         ),
         Arm(
             name="blurred",
-            kinds=("move:slots=8,gate_std=0,bank_std=0.001",),
-            note="all gates equal at the start, a bank that is all but zero",
+            kinds=(f"{_SLOTS},gate_std=0,bank_std=0.001,selectivity=0",),
+            note="all gates equal at the start, and a bank whose slots all but agree (std 0.001)",
         ),
     ),
     measures=(
