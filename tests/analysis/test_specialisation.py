@@ -143,6 +143,40 @@ def test_information_is_the_same_for_the_same_seed_and_leaves_dropped_tokens_out
     assert spec.information(torch.full((3,), -1), labels[:3]) is None
 
 
+def test_information_given_the_token_leaves_out_what_the_token_tells_already() -> None:
+    generator = torch.Generator().manual_seed(2)
+    token = torch.randint(8, (6000,), generator=generator)
+    domain = torch.where(torch.rand(6000, generator=generator) < 0.5, token // 4, torch.randint(2, (6000,)))
+    by_token, by_both = token % 4 + 4 * (token // 4), 2 * token + domain
+    plain = spec.information(by_token, domain)
+    rest, whole = (spec.information(first, domain, given=token) for first in (by_token, by_both))
+    assert plain is not None
+    assert rest is not None
+    assert whole is not None
+    assert plain.difference > 0.1
+    assert rest.measured == pytest.approx(0, abs=1e-9)
+    assert rest.baseline == pytest.approx(0, abs=1e-9)
+    assert whole.measured == pytest.approx(whole.label_entropy)
+    assert whole.difference > 0.3
+
+
+def test_information_given_one_and_the_same_label_is_plain_information() -> None:
+    first, labels = torch.randint(4, (300,)), torch.randint(3, (300,))
+    assert spec.information(first, labels, given=torch.zeros(300, dtype=torch.long)) == spec.information(first, labels)
+    found = spec.information(first, labels)
+    assert found is not None
+    assert found.measured == pytest.approx(spec.mutual_information(first, labels))
+
+
+def test_a_conditional_information_counted_by_hand() -> None:
+    # Where given is 0 the two labels agree (ln 2 over half the tokens); where it is 1 they are independent.
+    first, labels = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 0, 1, 0, 1])
+    found = spec.information(first, labels, given=torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
+    assert found is not None
+    assert found.measured == pytest.approx(math.log(2) / 2)
+    assert found.label_entropy == pytest.approx(math.log(2))
+
+
 def test_repetition_counts_pairs_within_a_window_and_its_chance_is_that_of_the_load() -> None:
     first = torch.tensor([0, 0, 1, 1, -1, 1, 0])
     sequences = torch.tensor([0, 0, 0, 1, 1, 1, 1])

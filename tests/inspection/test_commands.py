@@ -119,11 +119,13 @@ def test_information_and_repetition_in_the_csv_are_those_of_the_measures(
     rec, shown = recorded(run, texts_of(run))
     length = shown.inputs.shape[1]
     domain, window = (labels.repeat_interleave(length) for labels in (shown.domain, torch.arange(len(shown.inputs))))
-    labels = {"domain": domain, "token id": shown.inputs.flatten()}
+    ids = shown.inputs.flatten()
+    labels = {"domain": (domain, None), "token id": (ids, None), "domain, token id known": (domain, ids)}
     found = rows(experts_page.parent / "information.csv")
-    assert len(found) == 2 * 2
+    assert len(found) == 2 * 3
     for row in found:
-        one = spec.information(spec.first_expert(rec.all(row["layer"], "experts")), labels[row["about"]], seed=0)
+        label, given = labels[row["about"]]
+        one = spec.information(spec.first_expert(rec.all(row["layer"], "experts")), label, given=given, seed=0)
         assert one is not None
         assert float(row["measured"]) == pytest.approx(one.measured)
         assert float(row["shuffled"]) == pytest.approx(one.baseline)

@@ -38,7 +38,7 @@ class Information:
 
     ``baseline`` and ``spread`` are mean and standard deviation over shuffles. Few tokens for many labels raise both
     ``measured`` and ``baseline``, so that only their ``difference`` speaks. ``entropy`` is that of the experts and
-    ``label_entropy`` that of the labels: no mutual information exceeds either.
+    ``label_entropy`` that of the labels (given the third label, where there is one): no information exceeds either.
     """
 
     measured: float
@@ -161,35 +161,48 @@ def mutual_information(one: Tensor, two: Tensor) -> float:
     return _entropy(joint.sum(1)) + _entropy(joint.sum(0)) - _entropy(joint.flatten())
 
 
-def information(first: Tensor, labels: Tensor, *, shuffles: int = 10, seed: int = 0) -> Information | None:
+def information(
+    first: Tensor, labels: Tensor, *, given: Tensor | None = None, shuffles: int = 10, seed: int = 0
+) -> Information | None:
     """Mutual information of first expert and label (domain or token id), beside shuffled labels.
 
-    The shuffle keeps how often each expert and each label occurs and parts them; ``seed`` decides it. Labels of
-    neighbouring tokens are alike, which a shuffle of single tokens does not keep: the spread is that of independent
-    tokens and too narrow for a test of significance.
+    With ``given``, what the expert tells of the label where a third label is known already, I(first; label | given): of
+    the domain beyond what the token id says of it. The shuffle keeps how often each expert and each label occurs (for
+    each given one) and parts them; ``seed`` decides it. Labels of neighbouring tokens are alike, which a shuffle of
+    single tokens does not keep: the spread is that of independent tokens and too narrow for a test of significance.
+
+    Args:
+        first: ``[N]``, of :func:`first_expert`.
+        labels: ``[N]``.
+        given: ``[N]``, or None.
+        shuffles: how many.
+        seed: of the shuffles.
 
     Returns:
         None where no token has an expert.
     """
     _require_tokens(first[:, None], labels)
-    first, labels = first[first >= 0], labels[first >= 0]
+    kept = first >= 0
+    first, labels = first[kept], labels[kept]
     if not len(first):
         return None
+    known = torch.zeros_like(labels) if given is None else torch.unique(given[kept], return_inverse=True)[1]
     labels = torch.unique(labels, return_inverse=True)[1]
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.tensor(
-        [
-            mutual_information(first, labels[torch.randperm(len(labels), generator=generator)])
-            for _ in range(max(shuffles, 1))
-        ],
-        dtype=torch.float64,
-    )
+    place = known.argsort(stable=True)
+    drawn = []
+    for _ in range(max(shuffles, 1)):
+        order = torch.randperm(len(labels), generator=generator)
+        shuffled = torch.empty_like(labels)
+        shuffled[place] = labels[order[known[order].argsort(stable=True)]]
+        drawn.append(_conditional(first, shuffled, known))
+    spread = torch.tensor(drawn, dtype=torch.float64)
     return Information(
-        measured=mutual_information(first, labels),
-        baseline=float(drawn.mean()),
-        spread=float(drawn.std()) if len(drawn) > 1 else math.nan,
-        entropy=_entropy(torch.bincount(first).double()),
-        label_entropy=_entropy(torch.bincount(labels).double()),
+        measured=_conditional(first, labels, known),
+        baseline=float(spread.mean()),
+        spread=float(spread.std()) if len(drawn) > 1 else math.nan,
+        entropy=_joint_entropy(first, known) - _joint_entropy(known),
+        label_entropy=_joint_entropy(labels, known) - _joint_entropy(known),
     )
 
 
@@ -228,6 +241,20 @@ def _joint(experts: Tensor, labels: Tensor, count: int, kinds: int) -> Tensor:
 def _table(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
     """Joint counts of two labels, ``[height, width]``."""
     return torch.bincount(rows * width + columns, minlength=height * width).view(height, width).double()
+
+
+def _conditional(one: Tensor, two: Tensor, given: Tensor) -> float:
+    """I(one; two | given) = H(one, given) + H(two, given) - H(given) - H(one, two, given), in nats."""
+    pairs = _joint_entropy(one, given) + _joint_entropy(two, given)
+    return pairs - _joint_entropy(given) - _joint_entropy(one, two, given)
+
+
+def _joint_entropy(*labels: Tensor) -> float:
+    """Entropy of several labels of the same tokens together; only combinations that occur are counted."""
+    code = labels[0]
+    for other in labels[1:]:
+        code = torch.unique(code * (int(other.max()) + 1) + other, return_inverse=True)[1]
+    return _entropy(torch.bincount(code).double())
 
 
 def _entropy(counts: Tensor) -> float:

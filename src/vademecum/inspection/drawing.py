@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vademecum.analysis.experts import layer_of
+from vademecum.analysis.specialisation import Information
 from vademecum.inspection import experts, slots
 from vademecum.pages import style
 from vademecum.pages.drawing import Drawing
@@ -18,7 +19,7 @@ from vademecum.pages.drawing import Drawing
 SHOWN = 4  # layers in a figure of panels; all are in the CSV files
 
 _Layer = TypeVar("_Layer", experts.Layer, slots.Layer)
-_DOMAIN, _TOKEN = "#0072b2", "#d55e00"
+_COLOURS = ("#0072b2", "#009e73", "#d55e00")
 
 
 def shown(layers: Sequence[_Layer], most: int = SHOWN) -> list[_Layer]:
@@ -75,64 +76,54 @@ def heat(
     return image
 
 
+def told(each: experts.Layer | slots.Layer) -> dict[str, Information | None]:
+    """What a layer's choice tells, by what it is about."""
+    return {"domain": each.domain, "domain, token id known": each.beyond, "token id": each.token}
+
+
 def information(layers: Sequence[experts.Layer] | Sequence[slots.Layer], *, part: str, labels: str) -> Drawing | None:
     """Bars per layer: mutual information of ``part`` with domain and token id, beside the shuffled baseline."""
-    kept = [each for each in layers if each.domain is not None and each.token is not None]
-    if not kept:
+    found: dict[str, dict[str, Information]] = {}
+    for each in layers:
+        for about, one in told(each).items():
+            if one is not None:
+                found.setdefault(about, {})[each.key] = one
+    if not found:
         return None
-    figure, axes = style.canvas(columns=2, width=9.0, height=3.1)
-    what: Sequence[tuple[str, str, Callable[[Any], Any]]] = (
-        ("domain", _DOMAIN, lambda each: each.domain),
-        ("token id", _TOKEN, lambda each: each.token),
-    )
-    at = np.arange(len(kept))
-    for axis, (name, color, get) in zip(axes, what, strict=True):
-        found = [get(each) for each in kept]
-        axis.bar(at - 0.2, [one.measured for one in found], 0.38, color=color, label="measured")
-        axis.bar(
-            at + 0.2,
-            [one.baseline for one in found],
-            0.38,
-            yerr=[one.spread for one in found],
-            color=style.MUTED,
-            ecolor=style.INK,
-            capsize=3,
-            label="labels shuffled",
-        )
-        for i, one in enumerate(found):
-            axis.annotate(
-                f"{one.difference:+.2f}",
-                (i - 0.2, one.measured),
-                ha="center",
-                va="bottom",
-                xytext=(0, 2),
-                textcoords="offset points",
-                fontsize=8,
-            )
-        axis.set_xticks(at, [str(layer_of(each.key)) for each in kept])
-        axis.set_xlabel("layer")
-        axis.set_title(f"about the {name}")
-        axis.margins(y=0.16)
-        axis.grid(visible=False, axis="x")
-        handles, _ = axis.get_legend_handles_labels()
-        axis.legend(handles, ["measured", "labels shuffled"], fontsize=8, loc="upper left", ncols=2)
-        axis.set_ylim(0, 1.25 * max(max(one.measured, one.baseline) for one in found) or 1.0)
+    figure, axes = style.canvas(columns=len(found), width=11.0, height=3.1)
+    for axis, (about, by_layer), color in zip(axes, found.items(), _COLOURS, strict=True):
+        _bars(axis, by_layer, color)
+        axis.set_title(f"about the {about}")
     axes[0].set_ylabel("mutual information, nats")
-    domain = max(kept, key=lambda each: each.domain.difference if each.domain else 0.0)
-    token = max(kept, key=lambda each: each.token.difference if each.token else 0.0)
-    assert domain.domain is not None
-    assert token.token is not None
+    most = {about: max(by_layer.items(), key=lambda pair: pair[1].difference) for about, by_layer in found.items()}
+    (layer, domain), (_, beyond), (_, token) = most.values()
     return Drawing(
         f"information-{part}",
-        f"{labels} tells up to {domain.domain.difference:.2f} of {domain.domain.label_entropy:.2f} nats about the "
-        f"domain "
-        f"({called(domain.key)}) and {token.token.difference:.2f} of {token.token.label_entropy:.2f} about the token "
-        f"({called(token.key)})",
-        f"Mutual information of a token's {labels.lower()} with its domain, and with its id. Grey: the same after the "
-        "labels were shuffled over the tokens (mean of ten shuffles, bar: their standard deviation), which is what few "
-        "tokens for many labels give by chance. The number on a bar is the difference, the part that means "
-        "something and the one in the title, beside all there is to tell: the entropy of the label. It is about "
-        "association: that a token id and a domain go together in the text, so that each "
-        "explains part of the other, is not taken out.",
+        f"{labels} tells up to {domain.difference:.2f} of {domain.label_entropy:.2f} nats about the domain "
+        f"({called(layer)}), {beyond.difference:.2f} of {beyond.label_entropy:.2f} beyond what the token says, "
+        f"and {token.difference:.2f} of {token.label_entropy:.2f} about the token",
+        f"Mutual information of a token's {labels.lower()} with its domain, with its domain where its id is known "
+        "already, and with its id. Grey: the same after the labels were shuffled over the tokens (in the middle: "
+        "over the tokens with the same id), mean of ten shuffles and their standard deviation, which is what few "
+        "tokens for many labels give by chance. The number on a bar is the difference, the part that means something "
+        "and the one in the title, beside all there is to tell: the entropy of the label. The middle panel is what "
+        "is left of the left one when domains may not be told by their words alone; what the tokens before say is "
+        "still in it.",
         figure,
     )
+
+
+def _bars(axis: Any, by_layer: Mapping[str, Information], color: str) -> None:
+    at, ones = np.arange(len(by_layer)), list(by_layer.values())
+    axis.bar(at - 0.2, [one.measured for one in ones], 0.38, color=color, label="measured")
+    axis.bar(at + 0.2, [one.baseline for one in ones], 0.38, color=style.MUTED, label="labels shuffled")
+    lines = {"fmt": "none", "ecolor": style.INK, "capsize": 3, "elinewidth": 1}
+    axis.errorbar(at + 0.2, [one.baseline for one in ones], yerr=[one.spread for one in ones], **lines)
+    for i, one in enumerate(ones):
+        place = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 8}
+        axis.annotate(f"{one.difference:+.2f}", (i - 0.2, one.measured), **place)
+    axis.set_xticks(at, [str(layer_of(key)) for key in by_layer])
+    axis.set_xlabel("layer")
+    axis.grid(visible=False, axis="x")
+    axis.set_ylim(0, 1.28 * max(max(one.measured, one.baseline) for one in ones) or 1.0)
+    axis.legend(fontsize=8, loc="upper left", ncols=2)

@@ -63,15 +63,15 @@ def vocabulary(found: Findings) -> Drawing | None:
             continue
         ends[name] = (values[0], values[-1])
         axis.plot(at, values, color=_COLOURS[name], marker=_MARKERS[name], label=name)
-        axis.plot(at, chance, color=style.MUTED, ls=":", lw=1.4, label=None if len(ends) > 1 else "experts shuffled")
+        axis.plot(at, chance, color=style.MUTED, ls=":", lw=1.4)
     if not ends:
         return None
     axis.set_xticks(list(at), [str(layer_of(each.key)) for each in found.layers])
     axis.set_ylim(0, 1)
     axis.set_xlabel("layer")
     axis.set_ylabel("share of an id's favourite expert")
-    handles, labels = axis.get_legend_handles_labels()
-    axis.legend(handles, labels, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    axis.plot([], [], color=style.MUTED, ls=":", lw=1.4, label="experts shuffled")
+    axis.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     first = max(ends, key=lambda name: ends[name][0])
     last = max(ends, key=lambda name: ends[name][1])
     then = "" if first == last else f"the {last} "
@@ -82,8 +82,7 @@ def vocabulary(found: Findings) -> Drawing | None:
         "For every id with ten or more occurrences: the share of them that its most frequent expert takes as first "
         "choice, averaged over ids (1: an id always goes to one expert). Dotted: the same after the experts were "
         "shuffled over the tokens, which is above 1 / E because rare ids have a favourite by chance. The predicted "
-        "id is "
-        "the model's own likeliest next token, so a poor model shows little under it.",
+        "id is the model's own likeliest next token, so a poor model shows little under it.",
         figure,
     )
 
@@ -109,9 +108,8 @@ def repetition(found: Findings) -> Drawing | None:
         f"{drawing.called(most.key)}"
         f", where chance gives {100 * most.repetition.chance:.0f} %",
         "Share of neighbouring tokens with the same first expert. Dashed: what independent draws of the same load "
-        "would "
-        "give, the sum of the squared shares; dotted: the same with an even load. Above it, routing has stretches, "
-        "which may be of topic or only of repeated tokens.",
+        "would give, the sum of the squared shares; dotted: the same with an even load. Above it, routing has "
+        "stretches, which may be of topic or only of repeated tokens.",
         figure,
     )
 
@@ -138,8 +136,7 @@ def coactivation(found: Findings) -> Drawing | None:
     return Drawing(
         "coactivation",
         f"Of the tokens with expert {row} in {drawing.called(most.key)}, {100 * tables[most.key][row, column]:.0f} % "
-        f"use "
-        f"expert {column} too; even routing gives {100 * most.even_pair:.0f} %",
+        f"use expert {column} too; even routing gives {100 * most.even_pair:.0f} %",
         "Counted over all pairs of a token's experts. Rows are not symmetric with columns where experts are used "
         "unequally often: an expert that nearly every token uses makes a bright column. The diagonal is left empty. "
         f"{_some(found, len(layers))}",
@@ -175,12 +172,10 @@ def saturation(found: Findings) -> Drawing | None:
     return Drawing(
         "saturation",
         f"After {100 * steps[0] / found.final_step:.0f} % of the run {mean:.0f} % of the final experts are chosen "
-        f"already;"
-        f" {drawing.called(slowest)} is the slowest",
-        "Router saturation: the same tokens routed by every kept checkpoint; the share of a token's experts in the end "
-        "that it was sent to then, mean over tokens. The last point is 100 % by definition. Dotted: what even, "
-        "unrelated "
-        "routing shares by chance.",
+        f"already; {drawing.called(slowest)} is the slowest",
+        "Router saturation: the same tokens routed by every kept checkpoint; the share of a token's experts in the "
+        "end that it was sent to then, mean over tokens. The last point is 100 % by definition. Dotted: what even, "
+        "unrelated routing shares by chance.",
         figure,
     )
 

@@ -97,10 +97,8 @@ def _typical(found: Findings, words: Words) -> str:
         )
     return (
         "<p>Ids with ten or more occurrences of which an expert takes the largest share as first choice, with that "
-        "share "
-        "in %. An expert that takes few tokens may be nobody\u2019s favourite and still have a list; typical.csv has "
-        "the "
-        f"counts.</p>{''.join(blocks)}"
+        "share in %. An expert that takes few tokens may be nobody\u2019s favourite and still have a list; "
+        f"typical.csv has the counts.</p>{''.join(blocks)}"
     )
 
 
@@ -128,19 +126,16 @@ def _text(found: Findings, passages: Mapping[str, Sequence[Passage]]) -> str:
         for key, each in passages.items()
     )
     return (
-        "<p>The same passage of each domain in a few layers; each token wears the colour of the expert with the "
-        "largest "
-        "weight. Point at a token for its number. Where several tokens make one letter, the letter has the colour of "
-        "the "
-        "last. A colour stands for different experts in different layers.</p>" + blocks
+        "<p>The same passage of each domain in a few layers; each token wears the colour of the expert with "
+        "the largest weight. Point at a token for its number. Where several tokens make one letter, the "
+        "letter has the colour of the last. A colour stands for different experts in different layers.</p>" + blocks
     )
 
 
 def _limits(found: Findings) -> str:
     points = [
-        "Domains differ in words, so that what looks like routing by domain can be routing by token: the mutual "
-        "information "
-        "with both stands side by side, and neither is taken out of the other.",
+        "Domains differ in words, so that what looks like routing by domain can be routing by token: only the middle "
+        "panel of the mutual information takes the token out, and neither it nor the others takes out the context.",
         "One model, one seed, one set of documents. Experts have no order, so that another seed gives other numbers to "
         "other experts; nothing here has an interval over seeds.",
         "Routing says who was asked, not what was answered: an expert that is always asked may add little. "

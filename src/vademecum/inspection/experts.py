@@ -28,7 +28,8 @@ class Layer:
         vocabulary: by name of the id, vocabulary specialisation; None where no id occurs often enough.
         chance: the same after a shuffle.
         coactivation: ``[E, E]``.
-        domain: mutual information of first expert and domain; ``token``: and input id.
+        domain: mutual information of first expert and domain; ``token``: and input id; ``beyond``: and domain where
+            the input id is known.
         repetition: of the first expert in consecutive tokens.
         first: ``[N]`` first expert of each token.
     """
@@ -43,6 +44,7 @@ class Layer:
     coactivation: Tensor
     domain: Information | None
     token: Information | None
+    beyond: Information | None
     repetition: Repetition
     first: Tensor
 
@@ -87,6 +89,7 @@ def _layer(seen: Seen, key: str, experts: Tensor, seed: int) -> Layer:
         coactivation=spec.coactivation(experts, count=count),
         domain=spec.information(first, seen.domain, seed=seed),
         token=spec.information(first, seen.ids, seed=seed),
+        beyond=spec.information(first, seen.domain, given=seen.ids, seed=seed),
         repetition=spec.repetition(first, seen.window),
         first=first,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from vademecum.inspection.subject import Subject
 from vademecum.inspection.tables import Table
 from vademecum.pages import page, style
 from vademecum.pages.drawing import Drawing
+
+_LETTERS = 9.5  # of a title to an inch of a figure
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,11 @@ def write(folder: Path, made: Page) -> Path:
         f'<p class="lede">{escape(made.lede)}</p><section class="headline">{lines}</section>'
         f"{page.links(links)}</header><main>{sections}</main>"
     )
-    return page.write(folder, "report.html", page.document(f"Vademecum: {made.title}", body), made.drawings)
+    # A PNG bears its title at its own width, where the page wraps it.
+    titled = [
+        replace(d, title=textwrap.fill(d.title, round(d.figure.get_figwidth() * _LETTERS))) for d in made.drawings
+    ]
+    return page.write(folder, "report.html", page.document(f"Vademecum: {made.title}", body), titled)
 
 
 def figures(drawings: Sequence[Drawing]) -> str:
@@ -87,11 +94,9 @@ def _held(subject: Subject, shown: Windows) -> str:
         else ("What the model was trained on is not known here")
     )
     return (
-        f"{trained}. \u201cHeld out\u201d means held out of the seven-domain mixture, so that the model may have "
-        f"seen any of "
-        "it where its own text has the same source, and may know nothing of the other domains: parts that do not "
-        "tell such "
-        "domains apart were never asked to."
+        f"{trained}. \u201cHeld out\u201d means held out of the seven-domain mixture, so that the model may have seen "
+        "any of it where its own text has the same source, and may know nothing of the other domains: parts that do "
+        "not tell such domains apart were never asked to."
     )
 
 

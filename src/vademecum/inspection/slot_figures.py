@@ -76,10 +76,8 @@ def strongest(found: Findings) -> Drawing | None:
         f"{drawing.called(layers[at].key)} and for {max(busiest):.0f} % in "
         f"{drawing.called(layers[int(np.argmax(busiest))].key)}",
         "For which share of a domain's tokens a slot has the largest gate (heads averaged). One bright column means "
-        "that "
-        "one slot is always let through most, whatever the text; a row that differs from the others is a domain with "
-        "slots "
-        "of its own. All slots are mixed at every token: strongest is not alone.",
+        "that one slot is always let through most, whatever the text; a row that differs from the others is a domain "
+        "with slots of its own. All slots are mixed at every token: strongest is not alone.",
         figure,
     )
 

@@ -101,23 +101,19 @@ def _text(found: Findings, passages: Mapping[str, Sequence[Passage]]) -> str:
             + coloured.html(each, part="slot", count=layers[key].slots, fade=(low, high))
         )
     return (
-        "<p>The same passage of each domain in a few layers; each token wears the colour of the slot with the "
-        "largest gate "
-        "(heads averaged), the fuller the wider that gate is open. Point at a token for the numbers. Where several "
-        "tokens "
-        "make one letter, the letter has the colour of the last.</p>" + "".join(blocks)
+        "<p>The same passage of each domain in a few layers; each token wears the colour of the "
+        "slot with the largest gate (heads averaged), the fuller the wider that gate is open. Point "
+        "at a token for the numbers. Where several tokens make one letter, the letter has the "
+        "colour of the last.</p>" + "".join(blocks)
     )
 
 
 _LIMITS = (
     "<ul><li>A gate says how far a slot is let through, not how much it adds: that also depends on the length of the "
     "row that is read, which differs by token. Slot use in the report of <code>vademecum compare</code> counts "
-    "both.</li>"
-    "<li>Every token reads its own row: two tokens with the same open slot read different vectors. A slot is no "
-    "topic by "
-    "itself.</li>"
-    "<li>All slots are mixed; the strongest is often so by a hair, which the opacity of the text shows and the mutual "
-    "information does not.</li>"
-    "<li>Domains differ in words, so that what looks like gating by domain can be gating by token.</li>"
-    "<li>One model, one seed, one set of documents; nothing here has an interval over seeds.</li></ul>"
+    "both.</li><li>Every token reads its own row: two tokens with the same open slot read different vectors. A slot "
+    "is no topic by itself.</li><li>All slots are mixed; the strongest is often so by a hair, which the opacity of "
+    "the text shows and the mutual information does not.</li><li>Domains differ in words, so that what looks like "
+    "gating by domain can be gating by token.</li><li>One model, one seed, one set of documents; nothing here has an "
+    "interval over seeds.</li></ul>"
 )

@@ -25,7 +25,8 @@ class Layer:
         openers: by head and gate, the ids that open it widest.
         strongest: ``[N]`` slot with the largest gate, heads averaged; ``strength`` ``[N]`` that gate.
         leads: ``[D, M]`` share of a domain's tokens whose strongest slot it is.
-        domain: mutual information of strongest slot and domain; ``token``: and input id. None with one slot.
+        domain: mutual information of strongest slot and domain; ``token``: and input id; ``beyond``: and domain where
+            the input id is known. None with one slot.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Layer:
     leads: Tensor
     domain: Information | None
     token: Information | None
+    beyond: Information | None
 
     def range_by_domain(self) -> Tensor:
         """Largest less smallest mean gate over the domains, ``[H, M+1]``."""
@@ -73,6 +75,7 @@ def _layer(seen: Seen, key: str, gates: Tensor, seed: int) -> Layer:
         ).T,
         domain=spec.information(strongest, seen.domain, seed=seed) if several else None,
         token=spec.information(strongest, seen.ids, seed=seed) if several else None,
+        beyond=spec.information(strongest, seen.domain, given=seen.ids, seed=seed) if several else None,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vademecum import files
-from vademecum.inspection import experts, slots
+from vademecum.inspection import drawing, experts, slots
 from vademecum.inspection.coloured import Passage
 from vademecum.inspection.words import Words
 
@@ -136,7 +136,7 @@ def _domains(found: experts.Findings) -> Rows:
 
 def _information(layers: Sequence[experts.Layer] | Sequence[slots.Layer]) -> Rows:
     for each in layers:
-        for about, one in (("domain", each.domain), ("token id", each.token)):
+        for about, one in drawing.told(each).items():
             if one is not None:
                 yield (
                     each.key,
