@@ -116,12 +116,12 @@ _SMALL = Plan(
     data=("factbook",),
     arms=(Arm(name="dense", note="the host alone"), *(arm for group in GROUPS for arm in group.arms)),
     seeds=(0, 1, 2),
-    size=4,
+    size=2,
     vocab_size=2048,
     prompts=0,
     heldout_tokens=60_000,
     recipe=Recipe(
-        steps=160, batch=8, length=128, eval_every=20, eval_tokens=10_000, checkpoint_every=80, keep=1, seed=0
+        steps=300, batch=8, length=128, eval_every=20, eval_tokens=10_000, checkpoint_every=150, keep=1, seed=0
     ),
 )
 
@@ -141,6 +141,7 @@ PRESETS: Mapping[str, Plan] = {
     "full": dataclasses.replace(
         _SMALL,
         seeds=(0, 1, 2, 3, 4),
+        size=4,
         recipe=dataclasses.replace(_SMALL.recipe, steps=600, eval_every=50, checkpoint_every=200),
     ),
 }
