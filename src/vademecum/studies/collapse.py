@@ -102,7 +102,7 @@ SLOTS = Group(
             "gates nearer to 1",
             "gates further from 1",
         ),
-        Measure("coverage", "coverage", "Coverage", "fewer slots in use", "more slots in use", "high"),
+        Measure("coverage", "coverage", "Coverage", "fewer slots in use", "more slots in use", "high", 0, 1.05),
         Measure(QUALITY, "bits per byte", "Held-out bits per byte", "better text", "worse text", "low"),
     ),
     caption="Each line is a mean over seeds and layers, its band reaches from the lowest seed to the highest. "

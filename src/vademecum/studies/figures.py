@@ -26,8 +26,7 @@ def over_training(found: Series, group: Group, title: str) -> Drawing | None:
                 _curve(axis, found, measure, arm.name, group.reference, look[arm.name])
             axis.set_title(_title(measure, group.reference))
             axis.set_xlim(left=0)
-            if measure.least is not None and axis.get_ylim()[0] < measure.least:
-                axis.set_ylim(bottom=measure.least)
+            axis.set_ylim(bottom=measure.bottom, top=measure.top)
         for axis in axes[len(shown) :]:
             axis.set_visible(False)
         for axis in axes[max(0, len(shown) - COLUMNS) : len(shown)]:

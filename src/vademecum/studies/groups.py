@@ -17,8 +17,9 @@ class Measure:
         title: what stands above its panel.
         lower: what a value below another's means, for a sentence.
         higher: what a value above another's means.
-        least: the smallest value it can have, None where there is none; the axis does not go below.
         good: "high" or "low" where one direction is what one wants, "" where neither is.
+        bottom: where its axis begins, None for where the values do.
+        top: where its axis ends, likewise.
     """
 
     name: str
@@ -27,7 +28,8 @@ class Measure:
     lower: str
     higher: str
     good: str = ""
-    least: float | None = None
+    bottom: float | None = None
+    top: float | None = None
 
 
 @dataclass(frozen=True)
