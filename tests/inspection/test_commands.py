@@ -272,3 +272,14 @@ def test_the_verbs_read_the_seven_domains_and_print_where_the_page_is(
 def test_the_same_seed_gives_the_same_page(run: Path, texts_of: Texts, tmp_path: Path, slots_page: Path) -> None:
     again = commands.inspect_slots(run, texts=texts_of(run), out=tmp_path, echo=lambda _: None)
     assert again.read_text() == slots_page.read_text()
+
+
+def test_the_folder_a_run_exports_gives_the_same_numbers_without_checkpoints(
+    run: Path, texts_of: Texts, tmp_path: Path, experts_page: Path
+) -> None:
+    again = commands.inspect_experts(run / "final", texts=texts_of(run), out=tmp_path, echo=lambda _: None)
+    for name in ("domains", "information", "coactivation"):
+        assert (tmp_path / f"{name}.csv").read_text() == (experts_page.parent / f"{name}.csv").read_text()
+    words = "".join(page(again).words)
+    assert "What the model was trained on is not known here" in words
+    assert "vademecum train --keep 20 --checkpoint-every 50" in words

@@ -32,6 +32,18 @@ def test_windows_hold_one_domain_each_and_say_what_truly_follows() -> None:
     assert shown.heldout == {"a": 12, "b": 10}
 
 
+def test_thinned_windows_are_spread_over_each_domain_and_know_their_places() -> None:
+    texts = {name: DomainTokens(ids=np.arange(start, start + 41), heldout=9) for name, start in (("a", 0), ("b", 100))}
+    shown = gather.windows(texts, 4)
+    some, places = shown.thinned(8)
+    assert some.domain.tolist() == [0, 0, 1, 1]
+    assert some.inputs[:, 0].tolist() == [0, 20, 100, 120]
+    assert torch.equal(shown.inputs.flatten()[places], some.inputs.flatten())
+    assert torch.equal(some.targets, some.inputs + 1)
+    assert len(shown.thinned(1)[0].inputs) == 2
+    assert torch.equal(shown.thinned(1000)[0].inputs, shown.inputs)
+
+
 def test_a_domain_that_gives_no_window_says_how_many_tokens_it_takes() -> None:
     with pytest.raises(ValueError, match="the domain a has 5 tokens, and one window of the model takes 6"):
         gather.windows({"a": DomainTokens(ids=np.arange(5), heldout=5)}, 5)

@@ -12,6 +12,7 @@ from vademecum.inspection.gather import Seen, Windows, gather, windows
 from vademecum.inspection.subject import Subject, find
 
 TOKENS = 20_000
+SATURATION_TOKENS = 5_000  # from each domain, for every checkpoint: a mean over so many is known to a fraction of 1 %
 
 
 def inspect_experts(
@@ -52,13 +53,19 @@ def inspect_experts(
         )
     earlier: dict[int, Mapping[str, float]] = {}
     final = subject.steps[-1] if subject.steps else None
+    some, places = shown.thinned(SATURATION_TOKENS)
     if len(subject.steps) > 1:
         for step in subject.earlier():
             if step != final:
-                at = gather(subject.model, shown, ("experts",), what=f"routing at step {step}")
-                earlier[step] = experts.saturation(at, seen)
+                then = gather(subject.model, some, ("experts",), what=f"routing at step {step}")
+                earlier[step] = experts.saturation(then, seen, places)
     found = experts.Findings(
-        seen, experts.layers_of(seen, seed=seed), earlier, final_step=final, skipped=tuple(subject.skipped)
+        seen,
+        experts.layers_of(seen, seed=seed),
+        saturation=earlier,
+        saturation_tokens=len(places),
+        final_step=final,
+        skipped=tuple(subject.skipped),
     )
     return _written(subject, out, "inspect-experts", expert_page.make(subject, shown, found, seed=seed), echo)
 

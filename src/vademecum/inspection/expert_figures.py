@@ -173,7 +173,8 @@ def saturation(found: Findings) -> Drawing | None:
         "saturation",
         f"After {100 * steps[0] / found.final_step:.0f} % of the run {mean:.0f} % of the final experts are chosen "
         f"already; {drawing.called(slowest)} is the slowest",
-        "Router saturation: the same tokens routed by every kept checkpoint; the share of a token's experts in the "
+        f"Router saturation: the same {found.saturation_tokens:,} tokens of all domains routed by every kept "
+        f"checkpoint; the share of a token's experts in the "
         "end that it was sent to then, mean over tokens. The last point is 100 % by definition. Dotted: what even, "
         "unrelated routing shares by chance.",
         figure,

@@ -61,11 +61,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Findings:
-    """All layers, and router saturation by step of an earlier checkpoint and layer key (empty with one checkpoint)."""
+    """All layers, and router saturation by step of an earlier checkpoint and layer key (empty with one checkpoint).
+
+    ``saturation_tokens`` is over how many tokens that is, ``skipped`` are the steps of damaged checkpoints.
+    """
 
     seen: Seen
     layers: Sequence[Layer]
     saturation: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    saturation_tokens: int = 0
     final_step: int | None = None
     skipped: Sequence[int] = ()
 
@@ -95,10 +99,10 @@ def _layer(seen: Seen, key: str, experts: Tensor, seed: int) -> Layer:
     )
 
 
-def saturation(seen: Seen, final: Seen) -> dict[str, float]:
-    """By layer key, router saturation of one checkpoint's pass against the last one's over the same tokens."""
+def saturation(seen: Seen, final: Seen, places: Tensor) -> dict[str, float]:
+    """By layer key, router saturation of a checkpoint's pass over the tokens at ``places`` of the last one's pass."""
     last = final.having("experts")
-    return {key: spec.saturation(now, last[key]) for key, now in seen.having("experts").items()}
+    return {key: spec.saturation(now, last[key][places]) for key, now in seen.having("experts").items()}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,21 @@ class Windows:
         """Input tokens by domain."""
         per_window = self.inputs.shape[1]
         return {name: int((self.domain == i).sum()) * per_window for i, name in enumerate(self.domains)}
+
+    def thinned(self, per_domain: int) -> tuple[Windows, Tensor]:
+        """So many windows of each domain that they hold about ``per_domain`` tokens, spread evenly, at least one.
+
+        Returns:
+            The windows, and the places ``[n]`` of their tokens among those of all windows.
+        """
+        length, kept = self.inputs.shape[1], []
+        for i in range(len(self.domains)):
+            here = (self.domain == i).nonzero().squeeze(1)
+            wanted = min(len(here), max(1, per_domain // length))
+            kept.append(here[torch.arange(wanted) * len(here) // wanted])
+        rows = torch.cat(kept)
+        places = (rows[:, None] * length + torch.arange(length)).flatten()
+        return replace(self, inputs=self.inputs[rows], targets=self.targets[rows], domain=self.domain[rows]), places
 
 
 @dataclass(frozen=True)
