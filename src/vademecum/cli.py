@@ -16,7 +16,10 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from vademecum.compare.plan import Plan
 
-HOST = "Host preset (qwen3, llama, gpt2, olmo2, nanochat, deepseek_v3)"
+HOST = (
+    "Host preset (qwen3, llama, gpt2, olmo2, nanochat, deepseek_v3 with latent attention; with experts of their own "
+    "deepseek_v3_moe, mixtral, olmoe)"
+)
 SIZE = "Size dial: n layers, hidden width 32 n."
 DATA = "Text: one that 'vademecum data' lists, such as factbook or domains, or your own .txt, .jsonl or folder."
 
@@ -181,13 +184,15 @@ def compare(
     preset: Annotated[
         str,
         typer.Option(
-            help="standard (about half an hour), demo (minutes), hour, or smoke (seconds); what follows changes it."
+            help="standard (about half an hour), demo (minutes), hour, hybrid (latent attention with experts and "
+            "memory, and questions to them), or smoke and hybrid-smoke (seconds); what follows changes it."
         ),
     ] = "standard",
     arm: Annotated[
         list[str] | None,
         typer.Option(
-            help="Arm to run: dense, lave, move, moe, move+moe, dense-wide, move-1 ..., or kinds such as "
+            help="Arm to run: dense, lave, lave-half, move, moe, move+moe, lave+moe, dense-wide, move-1 ..., share-0, "
+            "share-20, share-40, share-100 (of the sparse parameters in memory), or kinds such as "
             "move:slots=4+moe:top_k=2. May be repeated."
         ),
     ] = None,

@@ -65,7 +65,7 @@ def test_seeds_differ_and_the_callers_random_state_is_left_alone() -> None:
     assert not torch.equal(a.get_input_embeddings().weight, b.get_input_embeddings().weight)
 
 
-@pytest.mark.parametrize("name", ["lave", "move", "moe", "move+moe"])
+@pytest.mark.parametrize("name", ["lave", "lave-half", "move", "moe", "move+moe", "lave+moe"])
 def test_active_flops_are_within_a_few_percent_of_dense(name: str) -> None:
     plan = dataclasses.replace(PLAN, size=3)
     dense = cost.flops_per_token(arms.build(ARMS["dense"], plan, seed=0), length=32)
@@ -79,3 +79,13 @@ def test_dense_wide_has_the_total_parameters_of_the_memory_arm() -> None:
     move = sum(p.numel() for p in arms.build(ARMS["move"], PLAN, seed=0).parameters())
     assert wide == pytest.approx(move, rel=0.03)
     assert arms.host_width(ARMS["move"], PLAN) is None
+
+
+def test_a_host_with_experts_of_its_own_is_widened_from_what_a_tokens_experts_are_together() -> None:
+    plan = dataclasses.replace(PLAN, host="deepseek_v3_moe")
+    assert arms.dense_width(plan) == 192
+    width = arms.host_width(ARMS["dense-wide"], plan)
+    assert width is not None
+    wide = sum(p.numel() for p in arms.build(ARMS["dense-wide"], plan, seed=0, ffn_width=width).parameters())
+    move = sum(p.numel() for p in arms.build(ARMS["move"], plan, seed=0).parameters())
+    assert wide == pytest.approx(move, rel=0.15), "one step of 32 is a quarter of a memory on experts this narrow"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from vademecum import data, files
-from vademecum.compare import commands, entrants, measure, probe, progress, results, runner, texts
+from vademecum.compare import commands, entrants, measure, probe, progress, questions, results, runner, texts
 from vademecum.compare.arms import ARMS, Arm
 from vademecum.compare.plan import PRESETS, Plan
 from vademecum.training import Diverged, Run
@@ -128,6 +128,35 @@ def _after(calls: int, real, then):  # type: ignore[no-untyped-def]
         return (real if count[0] <= calls else then)(*args, **named)
 
     return call
+
+
+def test_a_comparison_with_questions_answers_them_and_its_shares_are_made_concrete(text: Path, tmp_path: Path) -> None:
+    recipe = {"steps": 4, "batch": 2, "length": 32}
+    plan = commands.plan_of(
+        "hybrid-smoke", arms=["dense", "moe", "share-40", "share-100"], data=[str(text)], recipe=recipe
+    )
+    said: list[str] = []
+    commands.run(plan, tmp_path / "out", echo=said.append)
+    found = results.read(tmp_path / "out")
+    asked = questions.read(found)
+    assert {(each.arm, each.against) for each in asked} == {
+        ("moe", "dense"),
+        ("share-40", "moe"),
+        ("share-40", "share-100"),
+        ("share-100", "moe"),
+    }
+    values = {row.arm: row.bits_per_byte.values for row in found["rows"]}
+    for each in asked:
+        assert each.difference is not None
+        pairs = zip(values[each.arm], values[each.against], strict=True)
+        assert each.difference.values == pytest.approx([a - b for a, b in pairs])
+        assert any(each.sentence in line for line in said)
+    kept = runner.read_plan(tmp_path / "out")
+    assert kept is not None
+    assert [arm.kinds for arm in kept.arms if arm.share == 100] == [("move:slots=13", "moe:experts=4,top_k=4")]
+    assert found["arms"]["share-40"]["share"]["true"] == pytest.approx(36, abs=1)
+    assert (tmp_path / "out" / "figures" / "split-text0.png").is_file()
+    assert runner.run(kept, tmp_path / "out").is_file(), "a plan that was resolved goes on where it was"
 
 
 def test_steps_at_equal_flops_are_scaled_by_the_flops_per_token(text: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_memory_in_the_latent_is_as_wide_as_the_latent_and_changes_what_is_put
     assert not torch.allclose(model(input_ids=ids).logits, before, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ("deepseek_v3", *OWN_EXPERTS))
+@pytest.mark.parametrize("name", ["deepseek_v3", *OWN_EXPERTS])
 @pytest.mark.parametrize("kind", [vm.MoVE(slots=2, bank_std=0.3), vm.LaVE(bank_std=0.3)])
 def test_decoding_token_by_token_equals_one_pass(name, kind):
     torch.manual_seed(0)

@@ -30,13 +30,18 @@ class Arm:
     """One thing to compare.
 
     ``kinds`` holds specs as ``Kind.parse`` reads them ("move:slots=8"); none is the dense host. ``total_like`` names
-    the kinds whose total parameters a widened dense feed-forward has to match.
+    the kinds whose total parameters a widened dense feed-forward has to match. ``share`` makes ``kinds`` a pattern, one
+    with slots and one with experts: so many percent of the plan's budget of sparse parameters go into the memory, and
+    :func:`vademecum.compare.shares.resolve` says how many slots and experts that is, and in ``sparse`` how many
+    parameters of memory and of experts it came to.
     """
 
     name: str
     kinds: tuple[str, ...] = ()
     total_like: tuple[str, ...] = ()
     note: str = ""
+    share: float | None = None
+    sparse: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Arm:
@@ -73,11 +78,14 @@ class Arm:
             kinds=tuple(values["kinds"]),
             total_like=tuple(values["total_like"]),
             note=values["note"],
+            share=values.get("share"),
+            sparse=tuple(values.get("sparse", ())),
         )
 
 
 _MOVE = "move:slots=4"
 _MOE = "moe:experts=8,top_k=2"
+_FINE = "moe:experts=16,top_k=4"
 
 ARMS: Mapping[str, Arm] = {
     arm.name: arm
@@ -88,6 +96,17 @@ ARMS: Mapping[str, Arm] = {
         Arm(name="moe", kinds=(_MOE,), note="8 experts, 2 per token, each half as wide as the dense feed-forward"),
         Arm(name="move+moe", kinds=(_MOVE, _MOE), note="both on one host"),
         Arm(name="dense-wide", total_like=(_MOVE,), note="no memory; feed-forward widened to MoVE's total parameters"),
+        Arm(name="lave-half", kinds=("lave:layers=every2",), note="a table in every second layer"),
+        Arm(name="lave+moe", kinds=("lave", _MOE), note="both on one host"),
+        *(
+            Arm(
+                name=f"share-{percent}",
+                kinds=("move", _FINE),
+                share=percent,
+                note=f"about {percent} % of the sparse parameters in MoVE's table, the others in experts",
+            )
+            for percent in (0, 20, 40, 100)
+        ),
         *(Arm(name=f"move-{m}", kinds=(f"move:slots={m}",), note=f"MoVE with {m} slots") for m in (1, 2, 4, 8)),
     )
 }
@@ -111,7 +130,7 @@ def build(arm: Arm, plan: Plan, *, seed: int, ffn_width: int | None = None) -> P
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = plan.host_model()
-        if ffn_width is not None and ffn_width != dense_width(model):
+        if ffn_width is not None and ffn_width != dense_width(plan):
             reference = model.state_dict()
             torch.manual_seed(seed)
             model = plan.host_model(ffn_width=ffn_width)
@@ -126,11 +145,11 @@ def build(arm: Arm, plan: Plan, *, seed: int, ffn_width: int | None = None) -> P
     return cast("PreTrainedModel", model.to(plan.device))  # type: ignore[arg-type]
 
 
-def dense_width(model: PreTrainedModel) -> int:
-    """Width of the host's feed-forward, from its config."""
-    config: Any = model.config
-    width = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
-    return int(width)
+def dense_width(plan: Plan) -> int:
+    """Width of the feed-forward of the plan's host; of a host with experts of its own, what a token's have together."""
+    from vademecum.training import presets
+
+    return presets.find(plan.host).ffn_width(presets.HEAD_DIM * plan.size)
 
 
 def host_width(arm: Arm, plan: Plan) -> int | None:
@@ -139,7 +158,7 @@ def host_width(arm: Arm, plan: Plan) -> int | None:
         return None
     with torch.device("meta"):
         base = plan.host_model()
-        narrow, width = _parameters(base), dense_width(base)
+        narrow, width = _parameters(base), dense_width(plan)
         # Widths are multiples of 32 so that the matrix kernels keep their speed; one such step gives the slope.
         slope = (_parameters(plan.host_model(ffn_width=width + 32)) - narrow) / 32
     with torch.random.fork_rng():

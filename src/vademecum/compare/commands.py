@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vademecum.compare import claims, results, runner, tables
+from vademecum.compare import asked, claims, questions, results, runner, tables
 from vademecum.compare.arms import Arm
 from vademecum.compare.plan import PRESETS, Plan
 
@@ -24,7 +24,8 @@ def plan_of(
 ) -> Plan:
     """A preset with what is given changed; None leaves the preset's value.
 
-    ``arms`` are read by :meth:`Arm.parse` and replace the scaling curve too; ``seeds`` is how many, from 0;
+    ``arms`` are read by :meth:`Arm.parse` (or are the preset's own of that name), replace the scaling curve too and
+    leave the questions that are about them alone; ``seeds`` is how many, from 0;
     ``recipe`` holds settings of the recipe, ``changes`` fields of the plan. Evaluations and checkpoints keep their
     share of the steps.
     """
@@ -36,7 +37,11 @@ def plan_of(
     plan = PRESETS[preset]
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if arms:
-        given |= {"arms": tuple(Arm.parse(text) for text in arms), "curve": ()}
+        own = {arm.name: arm for arm in (*plan.arms, *plan.curve)}
+        chosen = tuple(own.get(text.strip()) or Arm.parse(text) for text in arms)
+        names = {arm.name for arm in chosen}
+        asked = tuple(each for each in plan.questions if {each.arm, each.against} <= names)
+        given |= {"arms": chosen, "curve": (), "questions": asked}
     if data:
         given["data"] = tuple(data)
     if seeds is not None:
@@ -63,6 +68,11 @@ def run(
     echo("")
     for sentence in claims.headline(found["rows"], plan.baseline):
         echo(sentence)
+    for answer in questions.read(found):
+        echo(f"{answer.text} ({answer.data}) {answer.sentence}")
+    for source in dict.fromkeys(row.data for row in found["rows"]):
+        if said := asked.shape(found, source):
+            echo(f"{said} ({source}).")
     echo(f"\nReport: {path}")
     return path
 

@@ -20,6 +20,8 @@ from vademecum.training import Recipe, Run
 
 CALIBRATION_ROUNDS = 5
 CALIBRATION_STEPS = 3
+NOT_MADE_OF = ("note", "share", "sparse")
+"""Fields of an arm that say why its kinds are what they are, and change no run."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Entrant:
     steps: int
     ffn_width: int | None
     host_ffn_width: int
+
+    @property
+    def share(self) -> dict[str, float] | None:
+        """Asked and true percentage of the sparse parameters that lie in memory, and both counts; None without one."""
+        if self.arm.share is None or not self.arm.sparse:
+            return None
+        memory, experts = self.arm.sparse
+        true = 100 * memory / max(1, memory + experts)
+        return {"asked": self.arm.share, "true": true, "memory": memory, "experts": experts}
 
     @property
     def slots(self) -> int | None:
@@ -45,7 +56,7 @@ class Entrant:
 
     def identity(self, plan: Plan, corpus_key: str) -> dict[str, Any]:
         """What a finished run must have been made from to stand beside others; as plain as JSON gives it back."""
-        arm = {name: value for name, value in self.arm.to_dict().items() if name != "note"}
+        arm = {name: value for name, value in self.arm.to_dict().items() if name not in NOT_MADE_OF}
         learning = {name: value for name, value in self.recipe(plan, 0).learning().items() if name != "seed"}
         made_of = {"corpus": corpus_key, "arm": arm, "ffn_width": self.ffn_width, "recipe": learning}
         plain: dict[str, Any] = json.loads(json.dumps(made_of))
@@ -59,6 +70,7 @@ class Entrant:
             "settings": [kind.to_dict() for kind in arms.kinds_of(self.arm.kinds)],
             "ffn_width": self.host_ffn_width,
             "slots": self.slots,
+            "share": self.share,
             "steps": self.steps,
             "cost": dataclasses.asdict(self.cost),
         }
@@ -71,7 +83,7 @@ def prepare(plan: Plan, folder: Path) -> dict[str, Entrant]:
         width = arms.host_width(arm, plan)
         model = arms.build(arm, plan, seed=plan.seeds[0], ffn_width=width)
         measured = cost.measure(model, length=plan.recipe.length)
-        found[arm.name] = Entrant(arm, measured, plan.recipe.steps, width, arms.dense_width(model))
+        found[arm.name] = Entrant(arm, measured, plan.recipe.steps, width, width or arms.dense_width(plan))
     if plan.match == "tokens":
         return found
     if plan.match == "flops":

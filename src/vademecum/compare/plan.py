@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vademecum.compare import hybrid
 from vademecum.compare.arms import ARMS, Arm
 from vademecum.compare.names import slug
+from vademecum.compare.questions import Question
 from vademecum.training import Recipe
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ class Plan:
     ``data`` names sources (or files); ``arms`` run on all of them, ``curve`` (a scaling curve) on the first alone.
     ``recipe`` is that of the dense arm: ``match`` other than "tokens" changes ``steps`` per arm, and the seed is set
     per run. ``chunk`` is how many steps an arm makes before the next has its turn, ``heldout_tokens`` limits the
-    final evaluation (0 takes all held-out text).
+    final evaluation (0 takes all held-out text). ``questions`` are answered in the report, each by the paired
+    difference of its two arms. ``budget`` is what arms with a share split between memory and experts: as many
+    parameters as so many experts have.
     """
 
     data: tuple[str, ...]
@@ -46,6 +50,8 @@ class Plan:
     heldout_tokens: int = 0
     device: str = "cpu"
     baseline: str = "dense"
+    questions: tuple[Question, ...] = ()
+    budget: int = hybrid.BUDGET
 
     def __post_init__(self) -> None:
         if self.match not in MATCHES:
@@ -69,6 +75,15 @@ class Plan:
                 f"the arms are {', '.join(names)}; '{self.baseline}', which the others are compared with, is not "
                 "among them: add it."
             )
+        for question in self.questions:
+            for name in (question.arm, question.against):
+                if name not in names:
+                    raise ValueError(
+                        f"the question '{question.text}' is about '{name}', and the arms are {', '.join(names)}: add "
+                        "the arm or leave the question out."
+                    )
+        if self.budget < 1:
+            raise ValueError(f"budget is {self.budget}; it must be at least one expert.")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(
                 f"the seeds are {self.seeds}; each must be given once, or the interval would be too narrow."
@@ -102,6 +117,7 @@ class Plan:
             "seeds": list(self.seeds),
             "arms": [arm.to_dict() for arm in self.arms],
             "curve": [arm.to_dict() for arm in self.curve],
+            "questions": [question.to_dict() for question in self.questions],
             "recipe": self.recipe.to_dict(),
         }
 
@@ -115,6 +131,7 @@ class Plan:
                 "seeds": tuple(values["seeds"]),
                 "arms": tuple(Arm.from_dict(arm) for arm in values["arms"]),
                 "curve": tuple(Arm.from_dict(arm) for arm in values["curve"]),
+                "questions": tuple(Question.from_dict(each) for each in values.get("questions", ())),
                 "recipe": Recipe.from_dict(values["recipe"]),
             }
         )
@@ -147,20 +164,38 @@ _STANDARD = dataclasses.replace(
     curve=_arms("move-1", "move-2", "move-8"),
 )
 
+_SMOKE = Plan(
+    data=("factbook",),
+    arms=_arms("dense", "move", "moe"),
+    seeds=(0, 1),
+    size=2,
+    vocab_size=512,
+    chunk=4,
+    prompts=1,
+    heldout_tokens=2048,
+    recipe=Recipe(steps=12, batch=2, length=32, eval_every=6, eval_tokens=512, checkpoint_every=4, keep=2, seed=0),
+)
+_HYBRID = dataclasses.replace(
+    _DEMO,
+    host="deepseek_v3",
+    heldout_tokens=30_000,
+    recipe=dataclasses.replace(_DEMO.recipe, steps=160, checkpoint_every=80),
+    arms=(*hybrid.CORE, *hybrid.SPLIT, hybrid.WIDE),
+    curve=hybrid.CURVE,
+    questions=hybrid.QUESTIONS,
+)
+
 PRESETS: Mapping[str, Plan] = {
-    "smoke": Plan(
-        data=("factbook",),
-        arms=_arms("dense", "move", "moe"),
-        seeds=(0, 1),
-        size=2,
-        vocab_size=512,
-        chunk=4,
-        prompts=1,
-        heldout_tokens=2048,
-        recipe=Recipe(steps=12, batch=2, length=32, eval_every=6, eval_tokens=512, checkpoint_every=4, keep=2, seed=0),
-    ),
+    "smoke": _SMOKE,
     "demo": _DEMO,
     "standard": _STANDARD,
     "hour": dataclasses.replace(_STANDARD, data=_FOUR),
+    "hybrid": _HYBRID,
+    "hybrid-smoke": dataclasses.replace(
+        _HYBRID,
+        **{
+            name: getattr(_SMOKE, name) for name in ("seeds", "size", "vocab_size", "chunk", "heldout_tokens", "recipe")
+        },
+    ),
 }
-"""Plans by name. ``standard`` and ``hour`` take their curves' 4-slot point from the arm ``move``."""
+"""Plans by name. Those with a curve take its 4-slot point from the arm ``move``."""

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vademecum.compare import claims, evaluated, figures, results, tables
+from vademecum.compare import asked, claims, evaluated, figures, replies, results, tables
 from vademecum.compare.drawing import rows_on
 from vademecum.compare.names import slug
 from vademecum.compare.results import Row
@@ -24,23 +24,26 @@ def write(folder: Path, found: Results | None = None) -> Path:
     """Write ``figures/`` and ``report.html`` from ``folder``'s results (or ``found``); return the page's path."""
     found = results.read(folder) if found is None else found
     drawings = {data: figures.draw_all(found, data) for data in _sources(found)}
-    return page.write(folder, "report.html", html(found, drawings), [d for each in drawings.values() for d in each])
+    answers = {data: asked.draw_all(found, data) for data in _sources(found)}
+    every = [drawing for each in (*answers.values(), *drawings.values()) for drawing in each]
+    return page.write(folder, "report.html", html(found, drawings, answers), every)
 
 
-def html(found: Results, drawings: Mapping[str, Sequence[Drawing]]) -> str:
-    """The page as text."""
+def html(
+    found: Results, drawings: Mapping[str, Sequence[Drawing]], answers: Mapping[str, Sequence[Drawing]] | None = None
+) -> str:
+    """The page as text; ``answers`` are the drawings of the questions."""
     sources = _sources(found)
-    links = {f"on-{slug(data)}": f"Results on {data}" for data in sources} | {
-        "texts": "Generated text",
-        "method": "How it was measured",
-        "limits": "What this does not show",
-    }
+    links = {"asked": "What was asked"} if found.get("answers") else {}
+    links |= {f"on-{slug(data)}": f"Results on {data}" for data in sources}
+    links |= {"texts": "Generated text", "method": "How it was measured", "limits": "What this does not show"}
     body = "".join(
         [
             "<header><h1>Memory and experts, compared</h1>",
             f'<p class="lede">{escape(_lede(found))}</p>',
             _headline(found),
             f"{page.links(links)}</header><main>",
+            replies.section(found, answers or {}),
             *(_source(found, data, drawings.get(data, ())) for data in sources),
             _texts(found),
             _method(found),
@@ -106,6 +109,12 @@ def _where(lost: Mapping[str, Any]) -> str:
 def _arm_note(name: str, arm: Mapping[str, Any], found: Results, rows: Sequence[Row]) -> str:
     parts = [arm.get("note", ""), f"feed-forward width {arm['ffn_width']}" if arm.get("ffn_width") else ""]
     kinds = ", ".join(arm.get("kinds", ()))
+    share = arm.get("share")
+    if share:
+        parts.append(
+            f"{claims.number(share['true'], 0)} % of {tables.count(share['memory'] + share['experts'])} sparse "
+            "parameters in memory"
+        )
     skipped = sum(row.skipped for row in rows if row.arm == name)
     parts += [kinds and f"kinds {kinds}", f"{arm['steps']} steps", _apart(name, found)]
     parts.append(f"{skipped} steps were not finite and were skipped, over all seeds" if skipped else "")
@@ -218,7 +227,7 @@ def _method(found: Results) -> str:
     }
     text = "".join(f"<h3>{title}</h3><p>{escape(body.format(**fill))}</p>" for title, body in METHOD)
     data = {name: value.get("description", "") for name, value in found["sources"].items()}
-    settings = {k: v for k, v in plan.items() if k not in ("recipe", "arms", "curve")} | plan["recipe"]
+    settings = {k: v for k, v in plan.items() if k not in ("recipe", "arms", "curve", "questions")} | plan["recipe"]
     return (
         f'<section id="method"><h2>How it was measured</h2>{text}<h3>Text</h3>{page.pairs(data)}'
         f"<h3>Machine and versions</h3>{page.pairs(found['environment'])}"

@@ -231,7 +231,7 @@ def to_csv(table: Sequence[Row]) -> str:
 def row_from_dict(values: Mapping[str, Any]) -> Row:
     """A row as it stands in ``results.json``; what an earlier version did not write is derived, or is its default."""
     estimates = ("bits_per_byte", "difference", "speed_ratio", "seconds_to_baseline", "knockout", "knockout_difference")
-    fields: dict[str, Any] = {k: _estimate(v) if k in estimates and v is not None else v for k, v in values.items()}
+    fields: dict[str, Any] = {k: estimate_from(v) if k in estimates and v is not None else v for k, v in values.items()}
     with_, without = fields["bits_per_byte"], fields["knockout"]
     if "knockout_difference" not in fields and without is not None and without.n == with_.n == len(with_.values):
         apart = [b - a for a, b in zip(with_.values, without.values, strict=True)]
@@ -239,7 +239,8 @@ def row_from_dict(values: Mapping[str, Any]) -> Row:
     return Row(**fields)
 
 
-def _estimate(values: Mapping[str, Any] | float) -> Estimate:
+def estimate_from(values: Mapping[str, Any] | float) -> Estimate:
+    """An estimate as it stands in ``results.json``."""
     if isinstance(values, int | float):
         return Estimate(values, None, 1)
     return Estimate(values["mean"], values["half"], values["n"], tuple(values["values"]))

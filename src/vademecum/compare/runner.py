@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vademecum import data, files
-from vademecum.compare import arms, entrants, environment, measure, probe, report, results
+from vademecum.compare import arms, entrants, environment, measure, probe, questions, report, results, shares
 from vademecum.compare.entrants import Entrant
 from vademecum.compare.names import slug
 from vademecum.compare.plan import MATCHES, Plan
@@ -28,7 +28,7 @@ from vademecum.training.evaluate import covered_bytes
 PLAN = "plan.json"
 RESULT = "result.json"
 ROUNDS = "rounds.jsonl"
-FREE = ("arms", "curve", "data", "seeds", "prompts")
+FREE = ("arms", "curve", "data", "seeds", "prompts", "questions")
 """Parts of a plan that a folder may be gone on with changed: what is added is run, what is left out is left out of
 the table.
 """
@@ -42,6 +42,7 @@ def run(plan: Plan, folder: Path, *, command: str = "", fall_back: bool = False)
         KeyboardInterrupt: Ctrl-C; everything is saved and the same command goes on.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    plan = shares.resolve(plan)
     _keep(plan, folder)
     texts = read_texts(plan)
     corpora, asked = texts.corpora, plan
@@ -67,6 +68,7 @@ def run(plan: Plan, folder: Path, *, command: str = "", fall_back: bool = False)
         shown.close()
     found = collect(plan, folder, texts, entered, peaks, command)
     results.write(folder, found)
+    questions.write(folder, questions.read(found))
     return report.write(folder, results.read(folder))
 
 
@@ -269,6 +271,7 @@ def collect(
         ],
         "arms": {name: entrant.to_dict() for name, entrant in entered.items()},
         "rows": results.rows(every, timings, peaks, plan.baseline),
+        "answers": [asdict(answer) for answer in questions.ask(plan.questions, every)],
         "curves": _nested(runs, "curve"),
         "slots": _nested(runs, "slots"),
         "experts": _nested(runs, "experts"),
