@@ -201,8 +201,8 @@ def information(
         measured=_conditional(first, labels, known),
         baseline=float(spread.mean()),
         spread=float(spread.std()) if len(drawn) > 1 else math.nan,
-        entropy=_joint_entropy(first, known) - _joint_entropy(known),
-        label_entropy=_joint_entropy(labels, known) - _joint_entropy(known),
+        entropy=max(0.0, _joint_entropy(first, known) - _joint_entropy(known)),
+        label_entropy=max(0.0, _joint_entropy(labels, known) - _joint_entropy(known)),
     )
 
 
@@ -246,7 +246,7 @@ def _table(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
 def _conditional(one: Tensor, two: Tensor, given: Tensor) -> float:
     """I(one; two | given) = H(one, given) + H(two, given) - H(given) - H(one, two, given), in nats."""
     pairs = _joint_entropy(one, given) + _joint_entropy(two, given)
-    return pairs - _joint_entropy(given) - _joint_entropy(one, two, given)
+    return max(0.0, pairs - _joint_entropy(given) - _joint_entropy(one, two, given))  # below 0 by rounding alone
 
 
 def _joint_entropy(*labels: Tensor) -> float:
