@@ -77,6 +77,9 @@ HOSTS: Mapping[str, Callable[[], tf.PreTrainedModel]] = {
     "olmoe": lambda: tf.OlmoeForCausalLM(
         tf.OlmoeConfig(**{k: v for k, v in LLAMA.items() if k != "head_dim"}, num_experts=3, num_experts_per_tok=2)
     ),
+    "qwen3_moe": lambda: tf.Qwen3MoeForCausalLM(
+        tf.Qwen3MoeConfig(**LLAMA, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
+    ),
     "nanochat": lambda: tf.NanoChatForCausalLM(
         tf.NanoChatConfig(**{k: v for k, v in LLAMA.items() if k != "head_dim"})
     ),
@@ -85,7 +88,7 @@ HOSTS: Mapping[str, Callable[[], tf.PreTrainedModel]] = {
 }
 """By name, how to build each host; weights come from torch's current seed."""
 
-SPARSE = ("mixtral", "olmoe", "deepseek_v3_sparse")
+SPARSE = ("mixtral", "olmoe", "qwen3_moe", "deepseek_v3_sparse")
 """Hosts whose feed-forward is a mixture of experts already."""
 
 

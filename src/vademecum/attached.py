@@ -20,7 +20,7 @@ from vademecum.lookup import IDS_KEYWORD, KEYWORD, Frame, Lookup
 from vademecum.memory.base import Cost, Kind, Part, Shared
 from vademecum.memory.sites import WRAPPERS, SiteWrapper
 from vademecum.naming import LoadedNames, SavedNames
-from vademecum.recording import Recording
+from vademecum.recording import Listener
 
 #: Name of the submodule under which an attached model holds what its layers share.
 ROOT = "vademecum"
@@ -53,7 +53,7 @@ class Memories(nn.Module):
         shape: the numbers of the host.
         shared: by key, what a kind owns once for all layers.
         muted: whether value memories contribute nothing (``vademecum.surgery.knocked_out``).
-        recordings: who is listening (``vm.record``).
+        listeners: who is listening (``vm.record``).
     """
 
     def __init__(self, host: Host, kinds: Mapping[str, Kind], shared: Mapping[str, Shared]) -> None:
@@ -62,7 +62,7 @@ class Memories(nn.Module):
         self.shape = host.shape
         self.shared = nn.ModuleDict(shared)
         self.muted = False
-        self.recordings: list[Recording] = []
+        self.listeners: list[Listener] = []
         # A tuple hides the modules in it from nn.Module: a host is not part of its own memory.
         self._host = (host,)
         self._sites: tuple[tuple[str, int, SiteWrapper], ...] = ()
@@ -191,7 +191,7 @@ class Memories(nn.Module):
         kwargs = dict(kwargs)
         frame: Frame = kwargs.pop(KEYWORD, None) or Frame()
         frame.opened, frame.training, frame.muted = True, module.training, self.muted
-        frame.recording = bool(self.recordings)
+        frame.recording = bool(self.listeners)
         given = kwargs.pop(IDS_KEYWORD, None)
         ids = given if given is not None else kwargs.get("input_ids", args[0] if args else None)
         if any(kind.addressed for kind in self.kinds.values()):
@@ -209,8 +209,11 @@ class Memories(nn.Module):
             frame.lookup = Lookup.of(ids)
             for key, bank in self.shared.items():
                 frame.shared[key] = cast(Shared, bank).read(frame)
-        frame.mask = _real_tokens(kwargs.get("attention_mask"), ids, kwargs.get("inputs_embeds"))
+        frame.ids = None if ids is None else ids.reshape(-1)
+        frame.mask = real_tokens(kwargs.get("attention_mask"), ids, kwargs.get("inputs_embeds"))
         for _, _, part in self.parts():
+            if frame.training and torch.is_grad_enabled():
+                part.begin()
             state = part.snapshot()
             if state is not None:
                 frame.state[part.key] = state
@@ -223,13 +226,13 @@ class Memories(nn.Module):
         if frame.training and torch.is_grad_enabled():
             for _, _, part in self.parts():
                 part.settle(frame)
-        for recording in self.recordings:
-            recording.take(frame)
+        for listener in self.listeners:
+            listener.hear(frame)
         if not frame.summed:
             self._warn_of_lost_losses(frame)
 
     def _warn_of_lost_losses(self, frame: Frame) -> None:
-        if frame.losses and torch.is_grad_enabled() and not self.recordings and not torch.compiler.is_compiling():
+        if frame.losses and torch.is_grad_enabled() and not self.listeners and not torch.compiler.is_compiling():
             warnings.warn(
                 "a training forward computed auxiliary losses that reach no loss: labels were not given, or the base "
                 "model or a forward method was called directly. Give the model labels=, or run the forward in "
@@ -252,7 +255,7 @@ def _share_of_batch(kwargs: Mapping[str, Any]) -> float | Tensor:
     return share
 
 
-def _real_tokens(mask: Any, ids: Tensor | None, embeds: Tensor | None) -> Tensor | None:
+def real_tokens(mask: Any, ids: Tensor | None, embeds: Tensor | None) -> Tensor | None:
     """``[B*T]`` True where a token of this forward is not padding, from a two-dimensional attention mask."""
     source = ids if ids is not None else embeds
     if not isinstance(mask, Tensor) or mask.dim() != 2 or source is None:

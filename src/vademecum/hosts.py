@@ -129,6 +129,18 @@ class FeedForwardNames:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RouterNames:
+    """What a sparse feed-forward calls its own router and experts, and what becomes of the router's logits.
+
+    ``scores`` is a name in ``vademecum.experts.router.SCORES``.
+    """
+
+    router: str = "gate"
+    experts: str = "experts"
+    scores: str = "softmax"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """The names one family of decoders uses. Paths are relative to the base model, then to one of its layers."""
 
@@ -139,6 +151,7 @@ class Family:
     feed_forward: str = "mlp"
     names: FeedForwardNames = FeedForwardNames()
     activation: str = "hidden_act"
+    routers: RouterNames = RouterNames()
 
 
 LLAMA = Family()
@@ -151,6 +164,7 @@ FAMILIES: Mapping[str, Family] = {
     "olmo2": LLAMA,
     "mixtral": LLAMA,
     "olmoe": LLAMA,
+    "qwen3_moe": LLAMA,
     "gemma3_text": Family(activation="hidden_activation"),
     "nanochat": Family(names=FeedForwardNames(up="fc1", down="fc2", gate=None)),
     "phi3": Family(value="qkv_proj", slice=Tail(), names=FeedForwardNames(up="gate_up_proj", gate=None, fused=True)),
@@ -168,7 +182,7 @@ FAMILIES: Mapping[str, Family] = {
         slice=Interleaved(),
         names=FeedForwardNames(up="dense_h_to_4h", down="dense_4h_to_h", gate=None),
     ),
-    "deepseek_v3": Family(value="kv_a_proj_with_mqa", slice=Latent()),
+    "deepseek_v3": Family(value="kv_a_proj_with_mqa", slice=Latent(), routers=RouterNames(scores="sigmoid")),
 }
 
 

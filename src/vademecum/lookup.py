@@ -91,11 +91,12 @@ class Frame:
         training: whether the host was in training mode.
         recording: whether someone asked for statistics (``vm.record``).
         muted: whether value memories are knocked out (``knocked_out``).
+        ids: ``[B*T]`` token ids, or None where embeddings were given without them.
         mask: ``[B*T]`` True where a token is real (not padding), or None when all are.
         shared: by kind, what was read once for all layers (``[U, ...]``).
         state: by layer key, buffers as they were when the forward began; a recompute must see the same ones.
         losses: by layer key and name, auxiliary losses (scalars, already weighted).
-        loads: by layer key, share of assignments per expert ``[E]``.
+        tallies: by layer key, what balancing counts by: ``counts`` ``[E]`` assignments, mean ``probability`` ``[E]``.
         stats: by layer key, what the layer reports while recording.
         per_token: names of the statistics whose first dimension is the tokens.
         opened: whether a base model has filled the frame.
@@ -108,11 +109,12 @@ class Frame:
     muted: bool = False
     opened: bool = False
     summed: bool = False
+    ids: Tensor | None = None
     mask: Tensor | None = None
     shared: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
-    loads: dict[str, Tensor] = field(default_factory=dict)
+    tallies: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     stats: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     per_token: set[str] = field(default_factory=set)
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vademecum import hosts
-from vademecum.attached import ROOT, Memories
+from vademecum.attached import ROOT, Memories, real_tokens
+from vademecum.experts.host_routers import HostRouters, routers_of
+from vademecum.lookup import Frame
 from vademecum.memory.base import Kind, Part, Shared, Site, chosen_layers
-from vademecum.recording import Recording
+from vademecum.recording import Listener, Recording
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -97,18 +99,61 @@ def detach(model: Model) -> Model:
 
 
 @contextmanager
-def record(model: nn.Module) -> Iterator[Recording]:
+def record(model: nn.Module, *, tokens: bool = True) -> Iterator[Recording]:
     """Within the block, every forward of ``model`` reports gates, expert load and auxiliary losses.
+
+    A host that is a mixture of experts already reports its own routers, whether or not anything is attached to it.
+
+    Args:
+        model: a model with memories, or a bare host with experts of its own.
+        tokens: keep what there is per token (gates, chosen experts); without it a recording is light enough to
+            stay on through a training.
 
     Yields:
         A :class:`~vademecum.recording.Recording` that fills as forwards run.
+
+    Raises:
+        ValueError: nothing is attached, and the host has no experts of its own.
     """
-    root, recording = memories(model), Recording()
-    root.recordings.append(recording)
+    root = getattr(model, ROOT, None)
+    attached_root = root if isinstance(root, Memories) else None
+    host = _sparse_host(model) if attached_root is None else attached_root.host
+    listener = Listener(Recording(tokens=tokens), HostRouters(host))
+    handles = [host.base.register_forward_pre_hook(lambda *_: listener.routers.begin())]
+    if attached_root is None:
+        handles.append(host.base.register_forward_hook(_bare_forward(listener), with_kwargs=True))
+    else:
+        attached_root.listeners.append(listener)
     try:
-        yield recording
+        yield listener.recording
     finally:
-        root.recordings.remove(recording)
+        listener.routers.close()
+        for handle in handles:
+            handle.remove()
+        if attached_root is not None:
+            attached_root.listeners.remove(listener)
+
+
+def _sparse_host(model: nn.Module) -> hosts.Host:
+    """A bare model as a host with experts of its own; the error of :func:`memories` where it has none."""
+    if not hasattr(model, "base_model") or getattr(model, "config", None) is None:
+        memories(model)  # raises
+    host = hosts.find(model)
+    if all(routers_of(host, layer) is None for layer in range(host.shape.layers)):
+        memories(model)  # raises
+    return host
+
+
+def _bare_forward(listener: Listener) -> Any:
+    """Hook of a bare host's base model: what an attached model's frame would carry, made when the forward ends."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        frame = Frame(ids=None if ids is None else ids.reshape(-1))
+        frame.mask = real_tokens(kwargs.get("attention_mask"), ids, kwargs.get("inputs_embeds"))
+        listener.hear(frame)
+
+    return hook
 
 
 @contextmanager

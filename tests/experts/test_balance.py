@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 import vademecum as vm
 from tests import tiny
-from vademecum.experts.balance import AuxiliaryLoss, BiasBalance, load_of, z_loss
-from vademecum.experts.router import Router, Routes
+from vademecum.experts.balance import AuxiliaryLoss, BiasBalance, counts_of, mean_over, share_of, z_loss
+from vademecum.experts.routes import Routes
+from vademecum.experts.tally import Tally
+
+CPU = torch.device("cpu")
 
 
 def routes(chosen: list[list[int]], scores: torch.Tensor) -> Routes:
@@ -17,18 +21,36 @@ def routes(chosen: list[list[int]], scores: torch.Tensor) -> Routes:
     return Routes(picked, scores.gather(-1, picked), scores.log(), scores)
 
 
+def loss_of(balance: AuxiliaryLoss, made: Routes, mask: torch.Tensor | None = None) -> torch.Tensor:
+    counts = counts_of(made.chosen, made.scores.shape[-1], mask)
+    return balance.settle(counts, mean_over(made.probabilities, mask))
+
+
+def router_weight() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.zeros(3, 2))
+
+
+def step(weight: torch.nn.Parameter) -> None:
+    """What any optimizer does: write the weight in place."""
+    with torch.no_grad():
+        weight.add_(1.0)
+
+
 def test_perfect_balance_costs_exactly_the_weight_for_any_k() -> None:
     for top_k in (1, 2):
         chosen = [[(n + j) % 4 for j in range(top_k)] for n in range(8)]
         even = routes(chosen, torch.full((8, 4), 0.25))
-        loss = AuxiliaryLoss(0.01).loss(even, load_of(even, None), None)
-        torch.testing.assert_close(loss, torch.tensor(0.01))
+        torch.testing.assert_close(loss_of(AuxiliaryLoss(0.01, None), even), torch.tensor(0.01))
 
 
 def test_collapse_on_one_of_four_experts_costs_four_times_the_weight() -> None:
     sharp = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(8, 1)
-    one = routes([[0]] * 8, sharp)
-    torch.testing.assert_close(AuxiliaryLoss(0.5).loss(one, load_of(one, None), None), torch.tensor(2.0))
+    torch.testing.assert_close(loss_of(AuxiliaryLoss(0.5, None), routes([[0]] * 8, sharp)), torch.tensor(2.0))
+
+
+def test_sigmoid_scores_enter_the_loss_as_shares() -> None:
+    made = routes([[0], [1]], torch.tensor([[0.8, 0.8], [0.2, 0.2]]))
+    torch.testing.assert_close(loss_of(AuxiliaryLoss(1.0, None), made), torch.tensor(1.0))
 
 
 def test_the_z_loss_is_the_mean_squared_log_partition() -> None:
@@ -42,59 +64,86 @@ def test_padding_counts_neither_in_load_nor_in_losses() -> None:
     scores = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.5, 0.5]])
     mask = torch.tensor([True, False, True])
     padded, real = routes([[0], [1], [0]], scores), routes([[0], [0]], scores[mask])
-    assert torch.equal(load_of(padded, mask), load_of(real, None))
+    assert torch.equal(counts_of(padded.chosen, 2, mask), counts_of(real.chosen, 2, None))
     torch.testing.assert_close(z_loss(padded, mask), z_loss(real, None))
-    balance = AuxiliaryLoss(1.0)
-    torch.testing.assert_close(
-        balance.loss(padded, load_of(padded, mask), mask), balance.loss(real, load_of(real, None), None)
-    )
+    balance = AuxiliaryLoss(1.0, None)
+    torch.testing.assert_close(loss_of(balance, padded, mask), loss_of(balance, real))
 
 
-def test_the_bias_moves_the_choice_but_never_the_weights() -> None:
-    router = Router(4, 3, 1, dtype=torch.float32, device=torch.device("cpu"))
-    x = torch.randn(50, 4)
-    free, forced = router(x), router(x, torch.tensor([0.0, 9.0, 0.0]))
-    assert (forced.chosen == 1).all()
-    assert not (free.chosen == 1).all()
-    torch.testing.assert_close(forced.weights[:, 0], free.scores[:, 1])
+def test_dropped_assignments_count_for_nobody() -> None:
+    counts = counts_of(torch.tensor([[0, -1], [1, 0], [-1, -1]]), 3, None)
+    assert counts.tolist() == [2.0, 1.0, 0.0]
+    assert share_of(counts).sum() == 1.0
+    assert share_of(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
 
 
-def test_weights_of_several_experts_sum_to_one_and_of_one_are_its_probability() -> None:
-    x = torch.randn(20, 4)
-    two = Router(4, 3, 2, dtype=torch.float32, device=torch.device("cpu"))(x)
-    torch.testing.assert_close(two.weights.sum(-1), torch.ones(20))
-    one = Router(4, 3, 1, dtype=torch.float32, device=torch.device("cpu"))(x)
-    torch.testing.assert_close(one.weights[:, 0], one.scores.max(-1).values)
+def test_the_global_scope_counts_all_micro_batches_of_a_step_and_then_anew() -> None:
+    balance, weight = AuxiliaryLoss(1.0, Tally(3, CPU)), router_weight()
+    even = torch.full((3,), 1 / 3)
+    first, second = torch.tensor([4.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 12.0])
+    lopsided = torch.tensor([1.0, 0.0, 0.0])
+    balance.begin(weight)
+    assert balance.settle(first, lopsided) == 3.0
+    balance.begin(weight)
+    # A quarter of the step's assignments lie with expert 0: 3 experts x 1/4 x probability 1.
+    torch.testing.assert_close(balance.settle(second, lopsided), torch.tensor(0.75))
+    step(weight)
+    balance.begin(weight)
+    assert balance.settle(second, lopsided) == 0.0
+    torch.testing.assert_close(balance.settle(first, even), torch.tensor(1.0))
 
 
-def test_routing_is_in_full_precision_under_autocast() -> None:
-    router = Router(4, 3, 1, dtype=torch.float32, device=torch.device("cpu"))
-    x = torch.randn(20, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = router(x)
-    assert inside.scores.dtype == torch.float32
-    assert torch.equal(inside.scores, router(x).scores)
+def test_the_bias_moves_once_per_optimizer_step_by_all_its_micro_batches() -> None:
+    balance, weight = BiasBalance(3, 0.1, CPU), router_weight()
+    for counts in ([8.0, 2.0, 0.0], [0.0, 2.0, 0.0]):
+        balance.begin(weight)
+        balance.settle(torch.tensor(counts), torch.zeros(3))
+        assert balance.offsets.abs().sum() == 0
+    step(weight)
+    balance.begin(weight)
+    # 8, 4 and 0 assignments against a mean of 4.
+    torch.testing.assert_close(balance.offsets, torch.tensor([-0.1, 0.0, 0.1]))
+    balance.begin(weight)
+    torch.testing.assert_close(balance.offsets, torch.tensor([-0.1, 0.0, 0.1]))
 
 
-def test_the_bias_rises_for_idle_experts_and_falls_for_busy_ones() -> None:
-    balance = BiasBalance(3, 0.1, torch.device("cpu"))
-    balance.settle("moe", type("F", (), {"loads": {"moe": torch.tensor([0.8, 0.2, 0.0])}})())
-    assert balance.offsets[0] < 0 < balance.offsets[1]
-    torch.testing.assert_close(balance.offsets.sum(), torch.tensor(0.0))
+def test_the_bias_of_a_frozen_router_moves_with_every_forward() -> None:
+    balance, weight = BiasBalance(3, 0.1, CPU), router_weight().requires_grad_(False)
+    for _ in range(3):
+        balance.begin(weight)
+        balance.settle(torch.tensor([8.0, 4.0, 0.0]), torch.zeros(3))
+    assert balance.offsets[0] == pytest.approx(-0.2)
 
 
-def test_the_bias_changes_only_in_training_and_once_per_forward_under_checkpointing() -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_every_optimizer_is_noticed(fused: bool) -> None:
+    weight = router_weight()
+    optimizer, tally = torch.optim.AdamW([weight], fused=fused), Tally(3, CPU)
+    tally.begin(weight)
+    for _ in range(3):
+        tally.add(torch.ones(3))
+        assert tally.begin(weight).sum() == 0
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        assert tally.begin(weight).sum() == 3
+        assert tally.counts.sum() == 0
+
+
+def test_the_bias_changes_only_in_training_and_once_per_step_under_checkpointing() -> None:
     """A recompute in the backward must neither count the load again nor see the moved bias."""
     model = vm.attach(tiny.host("qwen3"), vm.MoE(experts=4, balance="bias", balance_weight=0.01))
     part = next(part for _, _, part in vm.memories(model).parts())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     model(input_ids=tiny.ids())
-    assert part.balance.offsets.abs().sum() == 0
+    assert part.balance.tally.counts.sum() == 0
     model.train().gradient_checkpointing_enable({"use_reentrant": False})
-    loss = model(input_ids=tiny.ids(), labels=tiny.ids()).loss
-    moved = part.balance.offsets.clone()
-    assert 0 < moved.abs().max() <= 0.02
-    loss.backward()
-    assert torch.equal(part.balance.offsets, moved)
+    model(input_ids=tiny.ids(), labels=tiny.ids()).loss.backward()
+    assert part.balance.tally.counts.sum() == 2 * tiny.ids().numel()
+    assert part.balance.offsets.abs().sum() == 0
+    optimizer.step()
+    model(input_ids=tiny.ids(), labels=tiny.ids())
+    assert 0 < part.balance.offsets.abs().max() <= 0.02
+    assert part.balance.tally.counts.sum() == 2 * tiny.ids().numel()
 
 
 def test_both_balances_even_out_a_lopsided_router() -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from vademecum.experts.router import Routes
+from vademecum.experts.routes import Routes
 from vademecum.hosts import FeedForwardNames
 from vademecum.memory.base import Role
-from vademecum.ops.experts import run_experts
+from vademecum.ops.experts import Networks, run_experts
 
 
 def input_output(linear: nn.Module) -> Tensor:
@@ -63,7 +63,8 @@ class Experts(nn.Module):
     ) -> None:
         super().__init__()
         self.experts, self.width, self.gated = experts, width, gated
-        self.act = ACT2FN[activation]
+        # Torch's own form of the commonest one, which expert compute knows the derivative of.
+        self.act = nn.SiLU() if activation in ("silu", "swish") else ACT2FN[activation]
         inner = 2 * width if gated else width
 
         def drawn(fan_in: int, fan_out: int) -> nn.Parameter:
@@ -91,22 +92,8 @@ class Experts(nn.Module):
 
     def forward(self, hidden: Tensor, routes: Routes) -> Tensor:
         """``[N, d]`` through each token's chosen experts, weighed and added: ``[N, d]``."""
-        # One unbind for all experts: its backward stacks once, where indexing would fill a whole table per expert.
-        ups, downs = self.up.unbind(0), self.down.unbind(0)
-
-        def apply(expert: int, x: Tensor) -> Tensor:
-            inner = x @ ups[expert]
-            if self.up_bias is not None:
-                inner = inner + self.up_bias[expert].to(inner.dtype)
-            if self.gated:
-                gate, linear = inner.chunk(2, dim=-1)
-                inner = self.act(gate) * linear
-            else:
-                inner = self.act(inner)
-            out: Tensor = inner @ downs[expert]
-            return out if self.down_bias is None else out + self.down_bias[expert].to(out.dtype)
-
-        done: Tensor = run_experts(hidden, routes.chosen, routes.weights, self.experts, apply)
+        networks = Networks(self.up, self.down, self.up_bias, self.down_bias, act=self.act, gated=self.gated)
+        done: Tensor = run_experts(hidden, routes.chosen, routes.weights, networks.to(hidden.dtype))
         return done
 
     def params_of_one(self) -> int:

@@ -117,12 +117,15 @@ class Part(nn.Module, ABC):
     def cost(self) -> Cost:
         """Its cost per token."""
 
+    def begin(self) -> None:
+        """Called once before a training forward, before any snapshot: the place to apply what was learned last."""
+
     def snapshot(self) -> Tensor | None:
         """Buffers that must not change between a forward and its recompute, or None."""
         return None
 
     def settle(self, frame: Frame) -> None:
-        """Called once after a training forward, outside the layers: the place to update buffers."""
+        """Called once after a training forward, outside the layers: the place to update buffers and add losses."""
 
 
 class ValuePart(Part):
@@ -211,7 +214,11 @@ class Kind(ABC):
             object.__setattr__(self, "layers", tuple(self.layers))
         for f in dataclasses.fields(self):
             value, allowed = getattr(self, f.name), _TYPES.get(str(f.type))
-            if allowed is not None and (not isinstance(value, allowed) or isinstance(value, bool)):
+            # True and False are whole numbers to Python; a setting that wants a number is not given one.
+            wrong = allowed is not None and (
+                not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)
+            )
+            if wrong:
                 raise ValueError(
                     f"{type(self).__name__}({f.name}={value!r}) was given; expected {f.type}, such as {f.default!r}."
                 )
@@ -266,6 +273,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "float | None": (int, float, type(None)),
     "str": (str,),
     "str | None": (str, type(None)),
+    "bool": (bool,),
+    "bool | None": (bool, type(None)),
 }
 
 

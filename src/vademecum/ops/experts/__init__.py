@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from vademecum.ops import specified
-from vademecum.ops.experts import cpu
-from vademecum.ops.experts import naive as specification
+from vademecum.ops.experts import grouped, naive, padded, segments
+from vademecum.ops.experts.networks import Networks
 
-__all__ = ["run_experts"]
+__all__ = ["BACKENDS", "Networks", "choose", "run_experts"]
+
+Backend = Callable[[Tensor, Tensor, Tensor, Networks], Tensor]
+
+BACKENDS: Mapping[str, Backend] = {
+    "naive": naive.run_experts,
+    "segments": segments.run_experts,
+    "grouped": grouped.run_experts,
+    "padded": padded.run_experts,
+}
+"""The ways there are; ``naive`` is the specification."""
+
+
+MANY = 160
+"""Assignments per expert from which one expert at a time is faster than grouped products, on a CPU (measured)."""
+
+
+def choose(hidden: Tensor, chosen: Tensor, networks: Networks) -> str:
+    """The name of the fastest backend for these shapes, by the rules measured in ``benchmarks/moe_layer.py``.
+
+    On a CPU one expert at a time wins once an expert has enough tokens to fill its matrix products; below that the
+    calls themselves cost more than the arithmetic, and grouped products make few. On a GPU grouped products are taken
+    wherever they are supported (not measured here), and one expert at a time elsewhere.
+    """
+    many = hidden.device.type == "cpu" and chosen.numel() >= MANY * len(networks)
+    return "segments" if many or grouped.supports(hidden, networks) else "grouped"
 
 
 # How many tokens an expert gets is not a shape that a compiled graph can know.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def run_experts(
-    hidden: Tensor, chosen: Tensor, weights: Tensor, experts: int, apply: Callable[[int, Tensor], Tensor]
-) -> Tensor:
+def run_experts(hidden: Tensor, chosen: Tensor, weights: Tensor, networks: Networks) -> Tensor:
     """``out[n] = sum_k weights[n,k] * expert_{chosen[n,k]}(hidden[n])``.
 
     Args:
         hidden: ``[N, d]``.
-        chosen: ``[N, k]`` expert numbers in ``0 .. experts-1``, distinct within a row.
-        weights: ``[N, k]``.
-        experts: how many there are.
-        apply: ``(expert number, [n, d]) -> [n, d]``, called with at least one token on the fast path.
+        chosen: ``[N, K]`` expert numbers in ``0 .. E-1``, distinct within a row, or -1 for none.
+        weights: ``[N, K]``.
+        networks: the E experts, in the dtype of ``hidden``.
 
     Returns:
         ``[N, d]`` in the dtype of ``hidden``.
     """
-    run = specification.run_experts if specified() else cpu.run_experts
-    return run(hidden, chosen, weights, experts, apply)
+    name = "naive" if specified() else choose(hidden, chosen, networks)
+    return BACKENDS[name](hidden, chosen, weights, networks)
