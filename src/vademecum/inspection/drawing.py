@@ -106,9 +106,9 @@ def information(layers: Sequence[experts.Layer] | Sequence[slots.Layer], *, part
         "already, and with its id. Grey: the same after the labels were shuffled over the tokens (in the middle: "
         "over the tokens with the same id), mean of ten shuffles and their standard deviation, which is what few "
         "tokens for many labels give by chance. The number on a bar is the difference, the part that means something "
-        "and the one in the title, beside all there is to tell: the entropy of the label. The middle panel is what "
-        "is left of the left one when domains may not be told by their words alone; what the tokens before say is "
-        "still in it.",
+        "and the one in the title, beside all there is to tell: the entropy of the label. The middle panel is no "
+        "part of the left one: it is how far the same id is treated differently from domain to domain, which the "
+        "tokens before it make possible.",
         figure,
     )
 

@@ -33,6 +33,8 @@ class Subject:
         trained_on: description of the run's text; "" where the folder does not say.
         on_domains: whether that text was the seven domains, so that what is held out was really held out.
         steps: checkpoints of the run, oldest first; none for a plain folder.
+        frozen: whether the run trained and kept its memory alone.
+        skipped: steps of damaged checkpoints, once :meth:`earlier` has met them.
     """
 
     folder: Path
