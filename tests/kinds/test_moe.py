@@ -74,6 +74,81 @@ def test_the_replaced_feed_forward_neither_trains_nor_counts_but_comes_back() ->
     assert set(dict(model.named_parameters())) == names
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"experts": 2, "top_k": 3}, r"experts=2, top_k=3\) was given; expected top_k from 1"),
+        ({"capacity": 0.0}, r"capacity=0.0\) was given, with which every token would be dropped"),
+        ({"capacity": -1.0}, r"capacity=-1.0"),
+        ({"jitter": 1.5}, r"jitter=1.5"),
+        ({"scores": "tanh"}, r"scores='tanh'\) was given; expected one of 'softmax', 'sigmoid'"),
+        ({"renormalise": True, "top_k": 1}, r"write renormalise=False, or top_k=2"),
+        ({"renormalise": 1}, r"renormalise=1\) was given; expected bool"),
+        ({"second": "sampled", "top_k": 3}, r"write top_k=2"),
+        ({"choice": "expert", "capacity": 1.0}, r"leave capacity out"),
+        ({"choice": "expert", "balance": "bias"}, r"write balance=None"),
+        ({"init": "copy", "top_k": 1}, r"write top_k=2 or more"),
+        ({"init": "copy", "renormalise": False}, r"write top_k=2 or more"),
+        ({"init": "copy", "choice": "expert"}, r"write top_k=2 or more"),
+        ({"balance_scope": "batch"}, r"expected one of 'micro', 'global'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_with_what_to_write(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vm.MoE(**settings)
+
+
+def test_published_styles_set_what_their_papers_say_and_can_be_changed() -> None:
+    assert vm.MoE.like("switch") == vm.MoE(top_k=1, capacity=1.25, jitter=0.01, z_weight=0.0)
+    assert vm.kinds.parse("moe:like=deepseek,experts=16,top_k=4") == vm.MoE(
+        experts=16, top_k=4, scores="sigmoid", balance="bias", z_weight=0.0
+    )
+    kind = vm.MoE.like("olmoe", experts=4, top_k=2)
+    assert vm.kinds.from_dict(kind.to_dict()) == kind
+    with pytest.raises(ValueError, match="did you mean 'mixtral'"):
+        vm.MoE.like("mixtrel")
+
+
+def test_everything_dropped_is_counted_and_the_residual_carries_on() -> None:
+    torch.manual_seed(0)
+    model = vm.attach(tiny.host("llama"), vm.MoE(experts=4, top_k=1, capacity=1e-6, balance=None, z_weight=0.0))
+    ids = tiny.ids()
+    with vm.record(model.train()) as rec:
+        trained = model(input_ids=ids, labels=ids).loss
+    # Room for one token each: of 20 assignments at most four are kept.
+    assert rec.all("moe.layers.0", "dropped").item() >= 0.8
+    assert trained.isfinite()
+    with vm.record(model.eval()) as rec, torch.no_grad():
+        model(input_ids=ids)
+    assert rec.all("moe.layers.0", "dropped").item() == 0
+
+
+def test_a_dropped_token_gets_nothing_from_the_experts() -> None:
+    from vademecum.lookup import Frame
+
+    model = vm.attach(tiny.host("llama"), vm.MoE(experts=2, top_k=1, capacity=1e-6))
+    part = next(part for _, _, part in vm.memories(model).parts())
+    out = part(torch.randn(1, 9, 32), Frame(training=True))
+    assert ((out[0].abs().sum(-1) > 0).sum()) <= 2
+    assert (out[0].abs().sum(-1) == 0).sum() >= 7
+
+
+def test_upcycling_a_host_without_a_dense_feed_forward_is_refused_and_changes_nothing() -> None:
+    model = tiny.host("mixtral")
+    before = [name for name, _ in model.named_modules()]
+    with pytest.raises(ValueError, match=r"layer 0 of this mixtral host has a MixtralSparseMoeBlock"):
+        vm.attach(model, vm.MoE(init="copy"))
+    assert [name for name, _ in model.named_modules()] == before
+
+
+@pytest.mark.parametrize("settings", [{}, {"scores": "sigmoid", "balance": "bias"}, {"shared_width": 8}])
+def test_upcycled_experts_answer_like_the_dense_host_up_to_rounding(settings: dict) -> None:
+    model = tiny.host("qwen3")
+    dense = model(input_ids=tiny.ids()).logits
+    vm.attach(model, vm.MoE(experts=4, top_k=3, init="copy", **settings))
+    torch.testing.assert_close(model(input_ids=tiny.ids()).logits, dense, rtol=1e-5, atol=2e-6)
+
+
 def test_moving_an_attached_model_moves_the_resting_module_too() -> None:
     model = vm.attach(tiny.host("llama"), vm.MoE()).to(torch.bfloat16)
     vm.detach(model)
