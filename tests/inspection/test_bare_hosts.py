@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from vademecum.data import DomainTokens
 from vademecum.inspection import commands
@@ -44,3 +44,23 @@ def test_a_transformers_model_with_experts_of_its_own_is_inspected_unchanged(
     assert "Windows of 32 tokens" in path.read_text("utf-8")
     with pytest.raises(ValueError, match="no slots"):
         commands.inspect_slots(tmp_path / "model", texts=texts_of(run))
+
+
+def test_a_dense_model_is_told_what_to_train_before_any_text_is_fetched(run: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(run / "final")
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=32,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no experts; .* moe:experts=16,top_k=4"):
+        commands.inspect_experts(tmp_path)
+    with pytest.raises(ValueError, match=r"no slots; .* move:slots=4"):
+        commands.inspect_slots(tmp_path)

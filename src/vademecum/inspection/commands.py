@@ -8,11 +8,18 @@ from pathlib import Path
 from vademecum import data
 from vademecum.data import DomainTokens
 from vademecum.inspection import expert_page, experts, page, slot_page, slots
-from vademecum.inspection.gather import Seen, Windows, gather, windows
+from vademecum.inspection.gather import Windows, gather, reported, windows
 from vademecum.inspection.subject import Subject, find
 
 TOKENS = 20_000
 SATURATION_TOKENS = 5_000  # from each domain, for every checkpoint: a mean over so many is known to a fraction of 1 %
+
+_MISSING: Mapping[str, str] = {
+    "experts": "no experts; train one with vademecum train --memory moe:experts=16,top_k=4, or look at its slots with "
+    "vademecum inspect slots.",
+    "gates": "no value memory, so no slots; train one with vademecum train --memory move:slots=4, or look at its "
+    "experts with vademecum inspect experts.",
+}
 
 
 def inspect_experts(
@@ -44,13 +51,8 @@ def inspect_experts(
         FileNotFoundError: there is no such run, or it has no checkpoint.
         data.Unavailable: a domain's text cannot be fetched.
     """
-    subject, shown = _opened(run, arm, tokens, texts)
+    subject, shown = _opened(run, arm, tokens, texts, "experts")
     seen = gather(subject.model, shown, ("experts",), what="routing")
-    if not seen.layers:
-        raise ValueError(
-            f"the model in {subject.folder} has no experts; train one with "
-            "vademecum train --memory moe:experts=16,top_k=4, or look at its slots with vademecum inspect slots."
-        )
     earlier: dict[int, Mapping[str, float]] = {}
     final = subject.steps[-1] if subject.steps else None
     some, places = shown.thinned(SATURATION_TOKENS)
@@ -81,21 +83,18 @@ def inspect_slots(
     echo: Callable[[str], None] = print,
 ) -> Path:
     """Write a page on which tokens and domains open which slots; see :func:`inspect_experts` for the arguments."""
-    subject, shown = _opened(run, arm, tokens, texts)
-    seen: Seen = gather(subject.model, shown, ("gates",), what="reading")
-    if not seen.layers:
-        raise ValueError(
-            f"the model in {subject.folder} has no value memory, so no slots; train one with "
-            "vademecum train --memory move:slots=4, or look at its experts with vademecum inspect experts."
-        )
+    subject, shown = _opened(run, arm, tokens, texts, "gates")
+    seen = gather(subject.model, shown, ("gates",), what="reading")
     found = slots.Findings(seen, slots.layers_of(seen, seed=seed))
     return _written(subject, out, "inspect-slots", slot_page.make(subject, shown, found, seed=seed), echo)
 
 
 def _opened(
-    run: str | Path, arm: str | None, tokens: int, texts: Mapping[str, DomainTokens] | None
+    run: str | Path, arm: str | None, tokens: int, texts: Mapping[str, DomainTokens] | None, wanted: str
 ) -> tuple[Subject, Windows]:
     subject = find(Path(run), arm)
+    if wanted not in reported(subject.model):
+        raise ValueError(f"the model in {subject.folder} has {_MISSING[wanted]}")
     if texts is None:
         if tokens <= subject.length:
             raise ValueError(

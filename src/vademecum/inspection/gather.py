@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
@@ -103,6 +104,18 @@ def windows(texts: Mapping[str, DomainTokens], length: int) -> Windows:
     ids = torch.cat(cut)
     held = {name: min(text.heldout, len(part) * length) for (name, text), part in zip(texts.items(), cut, strict=True)}
     return Windows(tuple(texts), ids[:, :-1], ids[:, 1:], torch.tensor(domain), held)
+
+
+@torch.no_grad()
+def reported(model: PreTrainedModel) -> set[str]:
+    """Names of the statistics that the model's layers report; none where nothing is attached to a dense host."""
+    with ExitStack() as listening:
+        try:
+            rec = listening.enter_context(vm.record(model))
+        except ValueError:
+            return set()
+        model(input_ids=torch.zeros(1, 4, dtype=torch.long, device=model.device), use_cache=False)
+    return {name for forward in rec.forwards for values in forward.values() for name in values}
 
 
 @torch.no_grad()
