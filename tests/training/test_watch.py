@@ -5,10 +5,15 @@ import torch
 from tiny_runs import Corpus, build, recipe
 
 import vademecum as vm
+from vademecum import data
 from vademecum.analysis.experts import load
+from vademecum.recording import Recording
 from vademecum.training import Run, metrics, watch
 
-KINDS = (vm.MoVE(slots=3, selectivity=0.1), vm.MoE(experts=4, top_k=2, balance="bias"))
+KINDS = (
+    vm.MoVE(slots=3, selectivity=0.1),
+    vm.MoE(experts=4, top_k=2, balance="bias", capacity=1.0, jitter=0.1, second="sampled", z_weight=0.01),
+)
 
 
 def _open(folder, *kinds, dropout=False, **changes):
@@ -73,6 +78,50 @@ def test_a_model_with_one_slot_has_no_similarity_and_one_without_memory_has_no_l
     one = _open(tmp_path / "one", vm.MoVE(slots=1)).inside()
     assert set(one["move.layers.0"]) == set(watch.SLOTS) - {"similarity", "gate_entropy"}
     assert _open(tmp_path / "none").inside() == {}
+
+
+def test_drops_are_those_of_training_and_looking_moves_no_bias(tmp_path):
+    run = _open(tmp_path / "run", *KINDS)
+    run.advance(3)
+    before = {name: tensor.clone() for name, tensor in run.tensors()["memory"].items()}
+    inside = run.inside()
+    assert all(0 < inside[f"moe.layers.{layer}"]["dropped"] < 1 for layer in (0, 1))
+    for name, tensor in run.tensors()["memory"].items():
+        assert torch.equal(before[name], tensor), name
+    roomy = _open(tmp_path / "roomy", vm.MoE(experts=4, top_k=2)).inside()
+    assert roomy["moe.layers.0"]["dropped"] == 0
+
+
+def test_training_lines_hold_what_is_lost_apart_from_the_text_and_what_is_dropped(tmp_path):
+    kinds = (vm.MoVE(slots=3, bank_std=0.1, selectivity=0.1), vm.MoE(experts=4, top_k=2, capacity=1.0))
+    run = _open(tmp_path / "run", *kinds)
+    window = torch.from_numpy(data.batch(run.corpus.train, seed=0, step=0, batch=4, length=16).astype("int64"))
+    with torch.no_grad():
+        logits = run.model.train()(input_ids=window[:, :-1]).logits
+    text = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten()).item()
+    run.advance(1)
+    (line,) = metrics.read(tmp_path / "run")[0]
+    assert set(line["losses"]) == {"move.selectivity", "moe.balance", "moe.z"}
+    assert line["loss"] == pytest.approx(text + sum(line["losses"].values()), rel=1e-5)
+    assert 0 < line["dropped"] < 1
+
+
+def test_a_run_without_experts_or_losses_has_neither_in_its_lines(tmp_path):
+    run = _open(tmp_path / "run", vm.MoVE(slots=3, selectivity=0))
+    run.advance(1)
+    (line,) = metrics.read(tmp_path / "run")[0]
+    assert not {"losses", "dropped"} & set(line)
+
+
+def test_what_is_told_is_summed_over_layers_and_averaged_over_forwards():
+    told, recording = watch.Told(), Recording(tokens=False)
+    for loss, dropped in ((1.0, 0.25), (3.0, 0.75)):
+        recording.forwards = [{"moe.layers.0": {"dropped": torch.tensor(dropped)}}]
+        recording.losses = {f"moe.layers.{layer}.z": torch.tensor(loss) for layer in (0, 1)}
+        told.take(recording)
+    assert {name: value.item() for name, value in told.numbers().items()} == {"losses/moe.z": 4.0, "dropped": 0.5}
+    assert watch.nested({"losses/moe.z": 4.0, "dropped": 0.5}) == {"losses": {"moe.z": 4.0}, "dropped": 0.5}
+    assert recording.forwards == []
 
 
 def test_the_mode_and_the_random_state_are_as_before(tmp_path):

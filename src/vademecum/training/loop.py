@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vademecum import data, state
+from vademecum.surgery import record
 from vademecum.training import checkpoint, run_file, schedule, watch
 from vademecum.training.checkpoint import Checkpoint
 from vademecum.training.evaluate import bits_per_byte
@@ -200,15 +201,19 @@ class Run:
     def _train_step(self) -> dict[str, Any]:
         recipe, start = self.recipe, time.perf_counter()
         factor = schedule.factor(self.step, steps=recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
-        total = torch.zeros((), device=self._device)
-        for part in range(recipe.accumulate):
-            loss = self._loss(self.step * recipe.accumulate + part) / recipe.accumulate
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        norms = self.optimizer.grad_norms()
-        # The one wait for the device in a step: loss and norms come over together.
-        loss_value, *values = torch.stack([total, *norms.values()]).tolist()
-        norm_values = dict(zip(norms, values, strict=True))
+        total, told = torch.zeros((), device=self._device), watch.Told()
+        with record(self.model, tokens=False) as recording:
+            for part in range(recipe.accumulate):
+                loss = self._loss(self.step * recipe.accumulate + part) / recipe.accumulate
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+                told.take(recording)
+        norms, extra = self.optimizer.grad_norms(), told.numbers()
+        # The one wait for the device in a step: loss, norms and what was told come over together.
+        loss_value, *values = torch.stack([total, *norms.values(), *extra.values()]).tolist()
+        norm_values = dict(zip(norms, values, strict=False))
+        extra_values = dict(zip(extra, values[len(norms) :], strict=True))
+        values = values[: len(norms)]
         if all(math.isfinite(value) for value in (loss_value, *values)):
             self.optimizer.step(factor=factor, norms=norm_values)
             self._skipped_in_a_row = 0
@@ -223,6 +228,7 @@ class Run:
             "loss": loss_value,
             "lr": recipe.lr * factor,
             "norms": norm_values,
+            **watch.nested(extra_values),
             "skipped": self.skipped,
             "tokens_per_second": recipe.tokens_per_step / took,
         }

@@ -27,7 +27,8 @@ class Sink(Protocol):
 class JsonLines:
     """One JSON object per line in ``metrics.jsonl``: a training line has ``loss``, an evaluation ``bits_per_byte``.
 
-    An evaluation of a model with experts or slots also has ``inside``, numbers by layer and name (``training.watch``).
+    An evaluation of a model with experts or slots also has ``inside``, numbers by layer and name; a training line has
+    ``losses``, the auxiliary ones that are part of ``loss``, and ``dropped`` (all in ``training.watch``).
     """
 
     def __init__(self, folder: Path) -> None:

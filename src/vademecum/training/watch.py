@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from vademecum import data, state
 from vademecum.analysis import experts, slots
+from vademecum.recording import Recording
 from vademecum.surgery import memories, record
 from vademecum.training.evaluate import evaluating
 
@@ -130,3 +132,41 @@ def _dropped(model: PreTrainedModel, ids: Tensor, dtype: str) -> dict[str, float
         for key, values in forward.items()
         if "dropped" in values
     }
+
+
+class Told:
+    """What training forwards reported beside their loss, summed on the device until it is asked for.
+
+    Attributes:
+        losses: auxiliary losses as they entered the loss, by kind and name ("moe.balance"): summed over layers, mean
+            over forwards.
+        dropped: share of assignments without room, mean over layers and forwards; empty where no layer says.
+    """
+
+    def __init__(self) -> None:
+        self.losses: dict[str, Tensor] = {}
+        self.dropped: list[Tensor] = []
+        self._forwards = 0
+
+    def take(self, recording: Recording) -> None:
+        """Add the last forward of ``recording`` and let it go."""
+        self._forwards += 1
+        for key, loss in recording.losses.items():
+            name = f"{key.split('.', 1)[0]}.{key.rsplit('.', 1)[-1]}"
+            self.losses[name] = self.losses.get(name, torch.zeros_like(loss)) + loss.detach()
+        for values in recording.forwards[-1].values() if recording.forwards else ():
+            if "dropped" in values:
+                self.dropped.append(values["dropped"])
+        recording.forwards.clear()
+
+    def numbers(self) -> dict[str, Tensor]:
+        """All of it as 0-d tensors: losses as ``losses/NAME``, and ``dropped``."""
+        found = {f"losses/{name}": loss / self._forwards for name, loss in self.losses.items()}
+        return found | ({"dropped": torch.stack(self.dropped).float().mean()} if self.dropped else {})
+
+
+def nested(numbers: Mapping[str, float]) -> dict[str, Any]:
+    """What :meth:`Told.numbers` gave, as part of a training line: ``{"losses": {...}, "dropped": ...}``."""
+    losses = {name.removeprefix("losses/"): value for name, value in numbers.items() if name.startswith("losses/")}
+    line: dict[str, Any] = {"losses": losses} if losses else {}
+    return line | ({"dropped": numbers["dropped"]} if "dropped" in numbers else {})
