@@ -43,6 +43,7 @@ format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff format $(SOURCES)
 
 bench: $(READY)  ## run the benchmarks; numbers go to benchmarks/results
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) --no-build-isolation --editable '.[bench]'
 	@set -e; found=; for script in benchmarks/*.py; do \
 	  [ -e "$$script" ] && [ "$$script" != benchmarks/common.py ] || continue; found=1; echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
 	done; [ -n "$$found" ] || { echo "no benchmarks/*.py here" >&2; exit 1; }

@@ -116,8 +116,10 @@ def training_step(model: torch.nn.Module, ids: torch.Tensor, groups: list[dict[s
     return step
 
 
-def training_speeds(arms: Mapping[str, Kind]) -> dict[str, dict[str, dict[str, float]]]:
-    """Training speed of every arm over the one called ``dense``, on two sizes of host, 256 tokens a sequence."""
+def training_speeds(
+    arms: Mapping[str, Kind], *, base: str = "dense", rounds: int = 8
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Training speed of every arm over the one called ``base``, on two sizes of host, 256 tokens a sequence."""
     found = {}
     for size, batch in ((4, 16), (8, 8)):
         ids = zipf_ids(batch * 256, 4096).view(batch, 256)
@@ -126,6 +128,6 @@ def training_speeds(arms: Mapping[str, Kind]) -> dict[str, dict[str, dict[str, f
             torch.manual_seed(0)
             model = vm.attach(llama(size), kind)
             steps[name] = training_step(model, ids, vm.param_groups(model, lr=1e-3))
-        taken = interleaved(steps, rounds=8)
-        found[f"width_{32 * size}"] = {name: ratio(taken, name, "dense") for name in arms}
+        taken = interleaved(steps, rounds=rounds)
+        found[f"width_{32 * size}"] = {name: ratio(taken, name, base) for name in arms}
     return found
