@@ -97,8 +97,15 @@ def test_a_comparison_without_memory_or_experts_still_has_a_report(tmp_path: Pat
 
 
 def test_what_was_really_evaluated_and_how_rates_were_chosen_is_said(page: tuple[Path, str]) -> None:
-    for needed in ("of 250,000 held-out tokens", "60 times", "20 times", "were not searched", "not a clean test"):
+    for needed in ("of 250,000 held-out tokens", "60 times", "20 times", "had no such search", "not a clean test"):
         assert needed in page[1]
+
+
+def test_the_rates_that_the_runs_were_made_with_are_said_not_todays(tmp_path: Path, made_up: Any) -> None:
+    found = made_up() | {"ratios": {"host": 1.0, "router": 0.7, "expert": 0.4, "bank": 33.0}}
+    text = report.write(tmp_path, found).read_text(encoding="utf-8")
+    assert "table 33 times" in text
+    assert "matrices take 0.4 times the host\u2019s rate, their routers 0.7 times" in text
 
 
 def test_a_results_file_of_an_earlier_version_is_still_drawn(tmp_path: Path, made_up: Any) -> None:

@@ -5,7 +5,7 @@ import vademecum as vm
 from vademecum.analysis import cost
 from vademecum.training import presets
 
-OWN_EXPERTS = {"deepseek_v3_moe": "deepseek_v3", "mixtral": "llama", "olmoe": "olmo2"}
+OWN_EXPERTS = {"deepseek_v3_moe": "deepseek_v3", "mixtral": "llama", "olmoe": "olmo2", "qwen3_moe": "qwen3"}
 """Presets with experts of their family's own, and the dense preset that each costs as much as."""
 
 LATENT = ("deepseek_v3", "deepseek_v3_moe")

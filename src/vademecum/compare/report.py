@@ -204,9 +204,10 @@ METHOD = (
         "are rarely read: a memory\u2019s table {bank:g} times the host\u2019s rate, divided by the number of slots; "
         "the host\u2019s own input embedding, where the head does not share it, {embedding:g} times, in every arm, "
         "dense included. The two are not equal. The division is there because all slots of a token move together at "
-        "the start: otherwise more slots would also mean larger steps. Both ratios and the memory\u2019s starting "
-        "values were chosen by a search on factbook\u2019s held-out text, with a host of the demo\u2019s size "
-        "(docs/log.md, decision 0004); the experts\u2019 rates were not searched.",
+        "the start: otherwise more slots would also mean larger steps. Experts\u2019 matrices take {expert:g} times "
+        "the host\u2019s rate, their routers {router:g} times. All of these ratios and the memory\u2019s starting "
+        "values were chosen by searches on factbook\u2019s held-out text, with a host of the demo\u2019s size "
+        "(docs/log.md, decision 0004).",
     ),
 )
 
@@ -214,6 +215,7 @@ METHOD = (
 def _method(found: Results) -> str:
     plan = found["plan"]
     baseline = plan["baseline"]
+    ratios = found.get("ratios", LR_RATIO)
     flops = [f"{arm} {_apart(arm, found).partition(' token ')[2]}" for arm in found["arms"] if _apart(arm, found)]
     fill = {
         "match": found["match"][:1].upper() + found["match"][1:] + ".",
@@ -222,7 +224,9 @@ def _method(found: Results) -> str:
         "flops": ", ".join(flops) or "no other arm was measured",
         "seconds": ", ".join(f"{row.arm} {row.seconds:,.0f} ({row.data})" for row in found["rows"]),
         "evaluated": evaluated.words(found),
-        "bank": LR_RATIO[Role.BANK],
+        "bank": ratios[Role.BANK],
+        "expert": ratios[Role.EXPERT],
+        "router": ratios[Role.ROUTER],
         "embedding": plan["recipe"].get("embedding_ratio", Recipe().embedding_ratio),
     }
     text = "".join(f"<h3>{title}</h3><p>{escape(body.format(**fill))}</p>" for title, body in METHOD)
@@ -239,10 +243,10 @@ def _method(found: Results) -> str:
 LIMITS = (
     "Scale. These are small models on little text. What helps here may vanish or grow in models a thousand times "
     "larger; nothing here says which.",
-    "Tuning. One learning rate serves all arms. An arm that would like another is measured below its best, and "
-    "that may be any of them. The rates of tables and the memory\u2019s start were chosen on factbook\u2019s held-out "
-    "text at the demo\u2019s host size, those of experts were not searched: factbook\u2019s figures are not a clean "
-    "test of the memory, those of other texts are.",
+    "Tuning. One recipe serves all arms. An arm that would like another is measured below its best, and "
+    "that may be any of them. The ratios of tables and of experts to the host\u2019s rate and the memory\u2019s start "
+    "were chosen on factbook\u2019s held-out text at the demo\u2019s host size: factbook\u2019s figures are not a "
+    "clean test of memory or experts, those of other texts are. A widened dense feed-forward had no such search.",
     "One host and one tokenizer. Another family or a larger vocabulary changes what a table addressed by token "
     "ids can hold.",
     "Speed is that of this machine. On a GPU, or with a larger batch, the ratios are others.",

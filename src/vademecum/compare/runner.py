@@ -22,6 +22,7 @@ from vademecum.compare.names import slug
 from vademecum.compare.plan import MATCHES, Plan
 from vademecum.compare.progress import Progress, progress
 from vademecum.compare.texts import Texts, read_texts
+from vademecum.roles import LR_RATIO
 from vademecum.training import CheckpointDamaged, Diverged, Interrupted, Run, checkpoint
 from vademecum.training.evaluate import covered_bytes
 
@@ -260,6 +261,7 @@ def collect(
         "format": 1,
         "plan": plan.to_dict(),
         "match": MATCHES[plan.match],
+        "ratios": {str(role): ratio for role, ratio in LR_RATIO.items()},
         "command": command,
         "environment": environment.describe(plan.device),
         "sources": {name: _source(corpus, plan) for name, corpus in corpora.items()},

@@ -117,11 +117,17 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             fixed={"num_experts": 16, "num_experts_per_tok": 4},
             active=4,
         ),
+        "qwen3_moe": Preset(
+            model_type="qwen3_moe",
+            names=_names(expert_ffn="moe_intermediate_size"),
+            fixed={"head_dim": HEAD_DIM, "num_experts": 16, "num_experts_per_tok": 4, "norm_topk_prob": True},
+            active=4,
+        ),
     }
 )
 """Hosts by name; ``qwen3`` is the default everywhere.
 
-``deepseek_v3`` has latent attention. The last three are mixtures of experts of their family's own, with the family's
+``deepseek_v3`` has latent attention. The last four are mixtures of experts of their family's own, with the family's
 routing, and they **train unbalanced**: Transformers never moves DeepSeek's ``e_score_correction_bias``, and adds the
 others' auxiliary loss only where router logits are asked for, and then to the evaluated loss too. A mixture that is
 balanced in training is a dense preset with ``vm.MoE`` attached.
