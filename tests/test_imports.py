@@ -20,7 +20,7 @@ FLOORS = (
     {"memory"},
     {"experts", "recording"},
     {"kinds", "attached", "surgery", "naming"},
-    {"state", "roles", "saving"},
+    {"state", "roles", "saving", "sharding"},
     {"vademecum"},
     {"training", "analysis", "pages"},
     {"compare"},

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vademecum.roles import param_groups as param_groups
     from vademecum.saving import load as load
     from vademecum.saving import save as save
+    from vademecum.sharding import gather_experts as gather_experts
+    from vademecum.sharding import shard_experts as shard_experts
     from vademecum.surgery import attach as attach
     from vademecum.surgery import detach as detach
     from vademecum.surgery import knocked_out as knocked_out
@@ -36,6 +38,7 @@ _HOMES: Mapping[str, str] = {
     "attach": "surgery",
     "detach": "surgery",
     "every": "memory.base",
+    "gather_experts": "sharding",
     "hosts": "",
     "kinds": "",
     "knocked_out": "surgery",
@@ -45,6 +48,7 @@ _HOMES: Mapping[str, str] = {
     "param_groups": "roles",
     "record": "surgery",
     "save": "saving",
+    "shard_experts": "sharding",
 }
 
 

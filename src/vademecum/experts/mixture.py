@@ -92,7 +92,10 @@ class ExpertMixture(FeedForwardPart):
         active = one * self.top_k
         matrices = (self.experts.up[0].numel() + self.experts.down[0].numel()) * self.top_k
         chosen = Cost(
-            params=whole.params, active_params=active, flops_per_token=2 * matrices, bytes_per_token=active * size
+            params=one * self.experts.experts,
+            active_params=active,
+            flops_per_token=2 * matrices,
+            bytes_per_token=active * size,
         )
         if self.shared is not None:
             chosen += dense_cost(self.shared, flops=2 * (self.shared.up.numel() + self.shared.down.numel()))

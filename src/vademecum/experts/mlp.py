@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from vademecum.experts.dispatch import Dispatch, Local
 from vademecum.experts.routes import Routes
 from vademecum.hosts import FeedForwardNames
 from vademecum.memory.base import Role
-from vademecum.ops.experts import Networks, run_experts
+from vademecum.ops.experts import Networks
 
 
 def input_output(linear: nn.Module) -> Tensor:
@@ -44,6 +45,8 @@ class Experts(nn.Module):
         up: ``[E, d, f]`` (ungated) or ``[E, d, 2f]`` (gate and up side by side), role ``expert``.
         down: ``[E, f, d]``.
         up_bias, down_bias: ``[E, f or 2f]`` and ``[E, d]``, present where the host's linear maps have biases.
+        dispatch: how tokens reach the experts. Where processes share them (``vm.shard_experts``), each holds E/P, and
+            the parameters begin with that instead of E.
     """
 
     role: ClassVar[Role] = Role.EXPERT
@@ -63,6 +66,7 @@ class Experts(nn.Module):
     ) -> None:
         super().__init__()
         self.experts, self.width, self.gated = experts, width, gated
+        self.dispatch: Dispatch = Local()
         # Torch's own form of the commonest one, which expert compute knows the derivative of.
         self.act = nn.SiLU() if activation in ("silu", "swish") else ACT2FN[activation]
         inner = 2 * width if gated else width
@@ -93,12 +97,29 @@ class Experts(nn.Module):
     def forward(self, hidden: Tensor, routes: Routes) -> Tensor:
         """``[N, d]`` through each token's chosen experts, weighed and added: ``[N, d]``."""
         networks = Networks(self.up, self.down, self.up_bias, self.down_bias, act=self.act, gated=self.gated)
-        done: Tensor = run_experts(hidden, routes.chosen, routes.weights, networks.to(hidden.dtype))
-        return done
+        return self.dispatch(hidden, routes, networks.to(hidden.dtype))
 
     def params_of_one(self) -> int:
         """Parameters of a single expert."""
-        return sum(p.numel() for p in self.parameters()) // self.experts
+        return sum(p.numel() for p in self.parameters()) // len(self.up)
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._require_whole()
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._require_whole()
+        super()._load_from_state_dict(*args)
+
+    def _require_whole(self) -> None:
+        """A part must never pass for the whole: not in ``vm.save``, nor in the host's own ``save_pretrained``."""
+        if len(self.up) != self.experts:
+            raise ValueError(
+                f"this process holds {len(self.up)} of the {self.experts} experts of a MoE layer, so it can neither "
+                f"save nor load them; call vm.gather_experts(model) on every process first, and "
+                f"vm.shard_experts(model) afterwards to go on."
+            )
 
     def extra_repr(self) -> str:
-        return f"experts={self.experts}, width={self.width}, gated={self.gated}"
+        held = "" if len(self.up) == self.experts else f" ({len(self.up)} of them here)"
+        return f"experts={self.experts}{held}, width={self.width}, gated={self.gated}"
