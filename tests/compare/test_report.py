@@ -177,3 +177,11 @@ def test_counts_are_rounded_before_their_unit_is_chosen() -> None:
         "3.14\u00a0M",
         "12",
     ]
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3, 4, 7])
+def test_panels_stand_at_most_three_in_a_row_however_many_arms_there_are(panels: int) -> None:
+    figure, axes = inside._grid(panels, width=3.0, height=2.0)
+    assert len(axes) == panels
+    assert tuple(figure.get_size_inches()) == (3.0 * min(3, panels), 2.0 * -(-panels // 3))
+    assert sum(axis.get_visible() for axis in figure.axes) == panels

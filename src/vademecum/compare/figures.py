@@ -242,6 +242,10 @@ def knockout(results: Results, data: str) -> Drawing | None:
     )
 
 
+NAMED = 7
+"""Points up to which each is named beside it; more would lie on one another's names and get a legend."""
+
+
 def speed(results: Results, data: str) -> Drawing | None:
     """Quality against training speed."""
     shown = [row for row in rows_on(results, data) if row.speed_ratio is not None]
@@ -260,8 +264,14 @@ def speed(results: Results, data: str) -> Drawing | None:
             color=look[row.arm].color,
             marker=look[row.arm].marker,
             capsize=3,
+            label=row.arm,
         )
-        axis.annotate(row.arm, (x.mean, y.mean), textcoords="offset points", xytext=(7, 6), color=look[row.arm].color)
+        if len(shown) <= NAMED:
+            axis.annotate(
+                row.arm, (x.mean, y.mean), textcoords="offset points", xytext=(7, 6), color=look[row.arm].color
+            )
+    if len(shown) > NAMED:
+        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     axis.axhline(0, color=style.MUTED, lw=1)
     axis.axvline(1, color=style.MUTED, lw=1)
     axis.margins(x=0.16, y=0.16)

@@ -9,12 +9,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from vademecum.analysis.experts import layer_of
 from vademecum.compare.drawing import Results, looks
 from vademecum.compare.names import slug
 from vademecum.pages import style
 from vademecum.pages.drawing import Drawing, heat_map
+
+ACROSS = 3
+"""Panels in a row, so that letters keep their size however many arms there are."""
+
+LABELLED = 8
+"""Columns of a heat map up to which the numbers are written into it."""
+
+
+def _grid(panels: int, *, width: float, height: float, **options: Any) -> tuple[Figure, list[Any]]:
+    """A figure of ``panels`` axes, at most :data:`ACROSS` in a row of ``height`` inches, each ``width`` inches wide."""
+    columns = min(ACROSS, panels)
+    rows = -(-panels // columns)
+    figure, axes = style.canvas(columns=columns, rows=rows, width=width * columns, height=height * rows, **options)
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    return figure, axes[:panels]
 
 
 def _first_seed(by_seed: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, Any]]:
@@ -32,15 +49,18 @@ def expert_load(results: Results, data: str) -> Drawing | None:
         return None
     panels = [(arm, layers) for arm, kinds in arms.items() for layers in kinds.values()]
     deep = max(len(layers) for _, layers in panels)
-    figure, axes = style.canvas(columns=len(panels), width=max(5.4, 4.4 * len(panels)), height=1.5 + 0.42 * deep)
+    figure, axes = _grid(len(panels), width=max(3.4, 5.4 / len(panels)), height=1.3 + 0.3 * deep)
     top = max(2.0, *(max(load["share"]) * len(load["share"]) for _, layers in panels for load in layers.values()))
     dead = sum(load["dead"] for _, layers in panels for load in layers.values())
     worst = max(load["max_violation"] for _, layers in panels for load in layers.values())
     for axis, (arm, layers) in zip(axes, panels, strict=True):
         values = np.array([[share * len(load["share"]) for share in load["share"]] for load in layers.values()])
-        heat_map(axis, values, low=0.0, high=top, xlabel="expert", rows=list(layers), labels=True)
+        heat_map(
+            axis, values, low=0.0, high=top, xlabel="expert", rows=list(layers), labels=values.shape[1] <= LABELLED
+        )
         axis.set_title(arm)
-    axes[0].set_ylabel("layer")
+    for axis in axes[::ACROSS]:
+        axis.set_ylabel("layer")
     figure.colorbar(axes[-1].images[0], ax=axes, label="load over the even share", shrink=0.9)
     return Drawing(
         f"expert-load-{slug(data)}",
@@ -68,14 +88,13 @@ def slot_use(results: Results, data: str) -> Drawing | None:
     look = looks(results)
     deep = max(len(layers) for _, layers in panels)
     counts = {arm: len(next(iter(layers.values()))["use"]) for arm, layers in panels}
-    figure, axes = style.canvas(
-        columns=len(panels) + 2, width=3.2 * (len(panels) + 2), height=1.7 + 0.36 * max(deep, 4)
-    )
+    figure, axes = _grid(len(panels) + 2, width=3.4, height=1.3 + 0.3 * max(deep, 4))
     for axis, (arm, layers) in zip(axes, panels, strict=False):
         values = np.array([layer["use"] for layer in layers.values()]) * counts[arm]
-        heat_map(axis, values, low=0.0, high=2.0, xlabel="slot", rows=list(layers), labels=counts[arm] <= 8)
+        heat_map(axis, values, low=0.0, high=2.0, xlabel="slot", rows=list(layers), labels=counts[arm] <= LABELLED)
         axis.set_title(f"{arm}: use (1 = even)")
-    axes[0].set_ylabel("layer")
+    for axis in axes[: len(panels) : ACROSS]:
+        axis.set_ylabel("layer")
     for key, axis, top in (("similarity", axes[-2], 1.0), ("effective", axes[-1], float(max(counts.values())))):
         for arm, layers in panels:
             axis.plot(
@@ -96,8 +115,8 @@ def slot_use(results: Results, data: str) -> Drawing | None:
     ]
     return Drawing(
         f"slot-use-{slug(data)}",
-        f"Effective slots, mean over the layers of the first seed: {', '.join(effective)}",
-        "Left: each slot's share of what the memory adds in a layer (gate times row norm), over an even share. "
+        f"Effective slots, mean over the first seed's layers: {', '.join(effective)}",
+        "Heat maps: each slot's share of what the memory adds in a layer (gate times row norm), over an even share. "
         "Then the mean cosine "
         "between two slots' gated rows at the same token (1: copies of one another), and the number of effective "
         "slots: exp of the "
@@ -113,7 +132,7 @@ def gates(results: Results, data: str) -> Drawing | None:
     panels = [(arm, layers) for arm, kinds in arms.items() for layers in kinds.values()]
     if not panels:
         return None
-    figure, axes = style.canvas(columns=len(panels), width=max(6.0, 4.1 * len(panels)), height=3.0, sharey=True)
+    figure, axes = _grid(len(panels), width=max(3.4, 6.0 / len(panels)), height=2.6, sharey=True)
     spread = []
     for axis, (arm, layers) in zip(axes, panels, strict=True):
         color = looks(results)[arm].color
@@ -137,8 +156,9 @@ def gates(results: Results, data: str) -> Drawing | None:
         axis.axvline(1, color=style.MUTED, lw=1, ls=":")
         axis.set_xlabel("gate on a slot")
         axis.set_title(arm)
-        axis.legend(fontsize=8)
-    axes[0].set_ylabel("share of gates")
+    axes[0].legend(fontsize=8)
+    for axis in axes[::ACROSS]:
+        axis.set_ylabel("share of gates")
     return Drawing(
         f"gates-{slug(data)}",
         f"Gates lie {np.sqrt(np.mean(spread)):.2f} from 1 (root mean square over layers, first seed)",
