@@ -71,8 +71,9 @@ class AllToAll:
         done = run_experts(there, expert.unsqueeze(1), there.new_ones(len(there), 1), networks)
         home = _Exchange.apply(done, back, out, self.group, 1 / size)  # type: ignore[no-untyped-call]
 
-        by_choice = home.new_zeros(tokens * top_k, home.shape[1]).index_copy(0, segments.order, home)
-        total: Tensor = (by_choice.view(tokens, top_k, -1) * routes.weights.unsqueeze(-1)).sum(1)
+        width = home.shape[1]
+        by_choice = home.new_zeros(tokens * top_k, width).index_copy(0, segments.order, home)
+        total: Tensor = (by_choice.view(tokens, top_k, width) * routes.weights.unsqueeze(-1)).sum(1)
         return total.to(hidden.dtype)
 
     def __deepcopy__(self, memo: Any) -> AllToAll:
