@@ -109,7 +109,7 @@ def test_a_study_stopped_in_the_middle_goes_on_and_ends_like_one_never_stopped(
 ) -> None:
     arms = tuple(arm for arm in collapse.PRESETS["smoke"].arms if arm.name in ("dense", "unbalanced", "plain"))
     monkeypatch.setattr(collapse, "PRESETS", {"smoke": dataclasses.replace(collapse.PRESETS["smoke"], arms=arms)})
-    command = ["study", "collapse", "--preset", "smoke", "--data", str(text), "--size", "1"]
+    command = ["study", "collapse", "--preset", "smoke", "--data", str(text), "--size", "1", "--seeds", "1"]
     assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
     advance, calls = Run.advance, iter(range(100))
 
