@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -55,30 +54,6 @@ class Networks:
         done: Tensor = self.act(gate) * linear
         return done
 
-    def middle_with_backward(self, inner: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """:meth:`middle`, and the function that turns its gradient into that of ``inner``; outside of autograd."""
-        if self.gated and isinstance(self.act, nn.SiLU):
-            return _gated_silu(inner)
-        with torch.enable_grad():
-            leaf = inner.detach().requires_grad_()
-            done = self.middle(leaf)
-        return done.detach(), lambda grad: torch.autograd.grad(done, leaf, grad)[0]
-
-
-def _gated_silu(inner: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The commonest form by hand: a call of autograd for each expert costs more than the arithmetic."""
-    gate, linear = inner.chunk(2, dim=-1)
-    activated = F.silu(gate)
-
-    def backward(grad: Tensor) -> Tensor:
-        of_inner = torch.empty_like(inner)
-        of_gate, of_linear = of_inner.chunk(2, dim=-1)
-        torch.ops.aten.silu_backward.grad_input(grad * linear, gate, grad_input=of_gate)
-        torch.mul(grad, activated, out=of_linear)
-        return of_inner
-
-    return activated * linear, backward
-
 
 @dataclass(frozen=True)
 class Segments:
@@ -111,3 +86,9 @@ class Segments:
             found.append(at)
             at += count
         return found
+
+    def pieces(self, rows: int) -> Iterator[tuple[int, slice, bool]]:
+        """``(expert, which of the A assignments, whether they are its first)``, at most ``rows`` in a piece."""
+        for expert, (start, count) in enumerate(zip(self.starts(), self.counts, strict=True)):
+            for at in range(start, start + count, rows):
+                yield expert, slice(at, min(at + rows, start + count)), at == start

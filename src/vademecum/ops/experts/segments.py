@@ -1,28 +1,30 @@
-"""Expert compute one expert at a time, forward and backward fused: what is made for one expert fits the cache.
+"""Expert compute piece by piece, forward and backward fused: what is made for a piece fits the cache.
 
-Only the up projections' outputs are kept for the backward; tokens are gathered again and activations computed again.
-An assignment's weight gets its gradient by ``<g, a W> = <g W', a>``, so that the experts' outputs need not be kept
-either. Every expert's weight gradient is written once, in place. Nothing of size assignments x d ever exists.
+A piece is up to 512 assignments of one expert. Only the up projections' outputs are kept for the backward; tokens are
+gathered again and activations computed again, in buffers that every piece uses again. An assignment's weight gets its
+gradient by ``<g, a W> = <g W', a>``, so that the experts' outputs need not be kept either. Nothing of size
+assignments x d ever exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vademecum.ops.experts.middle import middle_of
 from vademecum.ops.experts.networks import Networks, Segments
 
-Grads = list[Tensor | None]
+ROWS = 512
+"""Assignments in a piece (measured: 256 and 1,024 are a little slower at most shapes)."""
 
 
 def run_experts(hidden: Tensor, chosen: Tensor, weights: Tensor, networks: Networks) -> Tensor:
     """Same result as the specification; sums over a token's experts are taken in fp32 where the dtype is narrower."""
     segments = Segments.of(chosen, len(networks))
     done: Tensor = _Experts.apply(  # type: ignore[no-untyped-call]
-        hidden, weights, *networks.tensors(), networks.act, networks.gated, segments
+        hidden.contiguous(), weights, *networks.tensors(), networks.act, networks.gated, segments
     )
     return done
 
@@ -42,79 +44,68 @@ class _Experts(torch.autograd.Function):
         segments: Segments,
     ) -> Tensor:
         networks = Networks(up, down, up_bias, down_bias, act, gated)
-        out = torch.zeros(hidden.shape, dtype=_wide(hidden.dtype), device=hidden.device)
-        ordered = weights.reshape(-1)[segments.order].to(out.dtype)
-        inners = []
-        for expert, token, weight in _each(segments, ordered):
-            inner = hidden.index_select(0, token) @ up[expert]
+        rows = _rows(segments, hidden.dtype)
+        out = _Sums(hidden, _wide(hidden.dtype), segments.token)
+        ordered = weights.reshape(-1)[segments.order].to(out.rows.dtype)
+        inner = hidden.new_empty(len(segments.token), up.shape[2])
+        x, update = hidden.new_empty(rows, hidden.shape[1]), hidden.new_empty(rows, hidden.shape[1])
+        middle = middle_of(networks, rows)
+        for expert, piece, _ in segments.pieces(rows):
+            size = piece.stop - piece.start
+            x_here, inner_here, update_here = x[:size], inner[piece], update[:size]
+            torch.index_select(hidden, 0, segments.token[piece], out=x_here)
+            torch.mm(x_here, up[expert], out=inner_here)
             if up_bias is not None:
-                inner += up_bias[expert]
-            update = networks.middle(inner) @ down[expert]
+                inner_here += up_bias[expert]
+            torch.mm(middle.forward(inner_here), down[expert], out=update_here)
             if down_bias is not None:
-                update += down_bias[expert]
-            _add_weighed_rows(out, token, update, weight)
-            inners.append(inner)
+                update_here += down_bias[expert]
+            out.add(piece, update_here, ordered)
         ctx.act, ctx.gated, ctx.segments = act, gated, segments
-        ctx.save_for_backward(hidden, weights, up, down, up_bias, down_bias, ordered, *inners)
-        return out.to(hidden.dtype)
+        ctx.save_for_backward(hidden, weights, up, down, up_bias, down_bias, ordered, inner)
+        return out.rows.to(hidden.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weights, up, down, up_bias, down_bias, ordered, *inners = ctx.saved_tensors
+        hidden, weights, up, down, up_bias, down_bias, ordered, inner = ctx.saved_tensors
         segments: Segments = ctx.segments
         networks = Networks(up, down, up_bias, down_bias, ctx.act, ctx.gated)
-        grad_hidden = torch.zeros(hidden.shape, dtype=ordered.dtype, device=hidden.device)
         wanted = zip(networks.tensors(), ctx.needs_input_grad[2:6], strict=True)
-        grads: Grads = [torch.empty_like(each) if each is not None and needed else None for each, needed in wanted]
-        of_weights = []
-        for (expert, token, weight), inner in zip(_each(segments, ordered), inners, strict=True):
-            x, g = hidden.index_select(0, token), grad.index_select(0, token)
-            of_x, of_weight = _backward_of_one(networks, expert, x, inner, g, weight, grads)
-            _add_rows(grad_hidden, token, of_x)
-            of_weights.append(of_weight)
+        grads = [torch.empty_like(each) if each is not None and needed else None for each, needed in wanted]
+        of_up, of_down, of_up_bias, of_down_bias = grads
+        of_hidden, of_ordered = _Sums(hidden, ordered.dtype, segments.token), torch.empty_like(ordered)
+        rows = _rows(segments, hidden.dtype)
+        buffers = [hidden.new_empty(rows, width) for width in (*[hidden.shape[1]] * 3, down.shape[1])]
+        middle = middle_of(networks, rows)
+        for expert, piece, first in segments.pieces(rows):
+            x, g, of_x, of_a = (buffer[: piece.stop - piece.start] for buffer in buffers)
+            token, inner_here, weight = segments.token[piece], inner[piece], ordered[piece].unsqueeze(1)
+            torch.index_select(hidden, 0, token, out=x)
+            torch.index_select(grad, 0, token, out=g)
+            a = middle.forward(inner_here)
+            torch.mm(g, down[expert].t(), out=of_a)
+            of_ordered[piece] = torch.linalg.vecdot(of_a.to(ordered.dtype), a.to(ordered.dtype))
+            if down_bias is not None:
+                of_ordered[piece] += g.to(ordered.dtype) @ down_bias[expert].to(ordered.dtype)
+            # From here on the gradient is that of the weighed rows.
+            of_a *= weight
+            g *= weight
+            _accumulate(of_down, expert, a, g, first)
+            _accumulate_sum(of_down_bias, expert, g, first)
+            of_inner = middle.backward(inner_here, of_a)
+            _accumulate(of_up, expert, x, of_inner, first)
+            _accumulate_sum(of_up_bias, expert, of_inner, first)
+            torch.mm(of_inner, up[expert].t(), out=of_x)
+            of_hidden.add(piece, of_x)
         for expert, count in enumerate(segments.counts):
             for each in grads:
                 if each is not None and not count:
                     each[expert].zero_()
-        grad_weights = torch.zeros(weights.numel(), dtype=ordered.dtype, device=weights.device)
-        if of_weights:
-            grad_weights[segments.order] = torch.cat(of_weights)
-        grad_weights = grad_weights.view_as(weights).to(weights.dtype)
-        return grad_hidden.to(hidden.dtype), grad_weights, *grads, None, None, None
-
-
-def _each(segments: Segments, ordered: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """``(expert, its tokens [n], their weights [n])`` of every expert that has any."""
-    parts = zip(torch.split(segments.token, segments.counts), torch.split(ordered, segments.counts), strict=True)
-    return ((expert, token, weight) for expert, (token, weight) in enumerate(parts) if len(token))
-
-
-def _backward_of_one(
-    networks: Networks, expert: int, x: Tensor, inner: Tensor, g: Tensor, weight: Tensor, grads: Grads
-) -> tuple[Tensor, Tensor]:
-    """Gradients of one expert's tokens ``[n, d]`` and of their weights ``[n]``; its parameters' are put into ``grads``.
-
-    ``g`` ``[n, d]`` is the gradient of the output rows, before the weights.
-    """
-    up, down, up_bias, down_bias = grads
-    a, middle_backward = networks.middle_with_backward(inner)
-    of_a = g @ networks.down[expert].t()
-    of_weight = torch.linalg.vecdot(of_a.to(weight.dtype), a.to(weight.dtype))
-    if networks.down_bias is not None:
-        of_weight += g.to(weight.dtype) @ networks.down_bias[expert].to(weight.dtype)
-    scale = weight.to(g.dtype).unsqueeze(1)
-    of_a, g = of_a * scale, g * scale
-    if down_bias is not None:
-        torch.sum(g, 0, out=down_bias[expert])
-    if down is not None:
-        torch.mm(a.t(), g, out=down[expert])
-    of_inner = middle_backward(of_a)
-    if up_bias is not None:
-        torch.sum(of_inner, 0, out=up_bias[expert])
-    if up is not None:
-        torch.mm(x.t(), of_inner, out=up[expert])
-    return of_inner @ networks.up[expert].t(), of_weight
+        of_weights = torch.zeros(weights.numel(), dtype=ordered.dtype, device=weights.device)
+        of_weights[segments.order] = of_ordered
+        of_weights = of_weights.view_as(weights).to(weights.dtype)
+        return of_hidden.rows.to(hidden.dtype), of_weights, *grads, None, None, None
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -122,21 +113,50 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-def _add_weighed_rows(out: Tensor, index: Tensor, rows: Tensor, weights: Tensor) -> None:
-    """``out[index[i]] += weights[i] * rows[i]``; an expert's tokens are distinct, so the order never matters."""
-    if out.device.type == "cpu":
+def _rows(segments: Segments, dtype: torch.dtype) -> int:
+    """Most rows of a piece; in a narrow dtype an expert is one piece, since its gradient is not summed over pieces."""
+    busiest = max(segments.counts, default=0)
+    return max(1, min(ROWS, busiest) if dtype == _wide(dtype) else busiest)
+
+
+def _accumulate(grads: Tensor | None, expert: int, left: Tensor, right: Tensor, first: bool) -> None:
+    """Put ``left' right`` into an expert's matrix, or add it to what its earlier pieces put there."""
+    if grads is None:
+        return
+    if first:
+        torch.mm(left.t(), right, out=grads[expert])
+    else:
+        grads[expert].addmm_(left.t(), right)
+
+
+def _accumulate_sum(grads: Tensor | None, expert: int, rows: Tensor, first: bool) -> None:
+    """The same for an expert's bias, whose gradient is the sum of the rows."""
+    if grads is None:
+        return
+    if first:
+        torch.sum(rows, 0, out=grads[expert])
+    else:
+        grads[expert] += rows.sum(0)
+
+
+class _Sums:
+    """``[N, d]`` rows that pieces are added into; an expert's tokens are distinct, so the order never matters."""
+
+    def __init__(self, like: Tensor, dtype: torch.dtype, index: Tensor) -> None:
+        self.rows = torch.zeros(like.shape, dtype=dtype, device=like.device)
+        self.index = index
+        self._arrays = (self.rows.numpy(), index.numpy()) if like.device.type == "cpu" else None
+
+    def add(self, piece: slice, rows: Tensor, weights: Tensor | None = None) -> None:
+        """``sums[index[piece]] += weights[piece] * rows``."""
+        rows = rows.to(self.rows.dtype)
+        if self._arrays is None:
+            self.rows.index_add_(0, self.index[piece], rows if weights is None else rows * weights[piece].unsqueeze(1))
+            return
         from vademecum.ops.experts import kernels
 
-        kernels.add_weighed_rows(out.numpy(), index.numpy(), rows.to(out.dtype).numpy(), weights.numpy())
-    else:
-        out.index_add_(0, index, rows.to(out.dtype) * weights.unsqueeze(1))
-
-
-def _add_rows(out: Tensor, index: Tensor, rows: Tensor) -> None:
-    """``out[index[i]] += rows[i]``."""
-    if out.device.type == "cpu":
-        from vademecum.ops.experts import kernels
-
-        kernels.add_rows(out.numpy(), index.numpy(), rows.to(out.dtype).numpy())
-    else:
-        out.index_add_(0, index, rows.to(out.dtype))
+        sums, index = self._arrays
+        if weights is None:
+            kernels.add_rows(sums, index[piece], rows.numpy())
+        else:
+            kernels.add_weighed_rows(sums, index[piece], rows.numpy(), weights.numpy()[piece])
