@@ -34,7 +34,7 @@ def shard_experts(model: Model, group: dist.ProcessGroup | None = None) -> Model
     processes. Clip with :func:`clip_grad_norm_`, since a norm of what lies here alone differs from process to process.
 
     All processes must run the same number of forwards and backwards, evaluation and generation included; a
-    process that has nothing to do gives the model an empty or an old batch.
+    process that has run out of texts gives the model old ones, and its loss no weight.
 
     Args:
         model: a model with a MoE among its memories.
