@@ -10,7 +10,7 @@ from vademecum.memory.base import Role
 from vademecum.surgery import memories
 
 #: Step of each role relative to the host's, before a module's own ``lr_scale`` (see docs/log.md for how it was found).
-LR_RATIO = {Role.HOST: 1.0, Role.ROUTER: 1.0, Role.EXPERT: 1.0, Role.BANK: 60.0}
+LR_RATIO = {Role.HOST: 1.0, Role.ROUTER: 1.0, Role.EXPERT: 0.5, Role.BANK: 60.0}
 
 
 def param_groups(
@@ -19,7 +19,8 @@ def param_groups(
     """Optimizer groups of an attached model's trainable parameters, by role.
 
     The bank's step is ``lr * 60 / slots``: table rows are read rarely and want large steps, and M slots that move
-    together would otherwise move the value M times as far. A host that is trained from scratch beside a memory should
+    together would otherwise move the value M times as far. Experts take half the host's step: each sees a share of the
+    tokens, so its gradient is noisier. A host that is trained from scratch beside a memory should
     have the same ratio for its own lookup table, the input embedding; otherwise the memory wins by its step alone
     (docs/decisions/0004). Matrices of the host and the experts decay; vectors, routers and tables do not.
 

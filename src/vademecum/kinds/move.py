@@ -43,7 +43,7 @@ class MoVE(Kind):
     bank_std: float = 0.0
     gate_std: float = 1.0
     gate_bias: float = 0.0
-    selectivity: float = 0.0
+    selectivity: float = 0.1
 
     name: ClassVar[str] = "move"
     title: ClassVar[str] = "Mixture of value embeddings"

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from vademecum import data, files, kinds, state
+from vademecum.roles import LR_RATIO
 from vademecum.surgery import attach, memories
 from vademecum.training.checkpoint import OtherArchitecture
 from vademecum.training.recipe import Recipe
@@ -47,6 +48,7 @@ def open_or_check(
         "memory": [_plain(kind.to_dict()) for kind in memories(model).kinds.values()],
         "frozen": fingerprint(model) if frozen else None,
         "recipe": recipe.learning(),
+        "rates": {str(role): ratio for role, ratio in LR_RATIO.items()},
         "data": _identity(corpus),
         "description": _plain(description),
     }
@@ -71,6 +73,7 @@ _PARTS: Mapping[str, type[ValueError]] = {
     "memory": OtherArchitecture,
     "frozen": ValueError,
     "recipe": ValueError,
+    "rates": ValueError,
     "data": ValueError,
     "description": ValueError,
 }
