@@ -1,7 +1,8 @@
 """Experts and memory that share a budget: how many slots and how many experts a share of it buys on a plan's host.
 
 The budget is *sparse* parameters, those that a token does not all make use of: slots of a memory's table, and experts
-beyond the ones that are active. Active compute is therefore the dense arm's at every share.
+beyond the ones that are active. Active compute is therefore the dense arm's at every share, up to the slots' gates and
+the router, which the report states.
 """
 
 from __future__ import annotations
