@@ -14,6 +14,7 @@ from vademecum.inspection.gather import Windows
 from vademecum.inspection.page import Page
 from vademecum.inspection.subject import Subject
 from vademecum.inspection.words import Words
+from vademecum.pages.page import figures
 
 COLOURED = 3  # layers whose text is shown
 KEEP = "vademecum train --keep 20 --checkpoint-every 50"
@@ -34,7 +35,7 @@ def make(subject: Subject, shown: Windows, found: Findings, *, seed: int) -> Pag
         headline=[each.title + "." for each in drawings[:3]],
         sections={
             "read": ("The text that was read", page.text_read(subject, shown)),
-            "figures": ("Who takes what", page.figures(drawings) + _no_curve(found)),
+            "figures": ("Who takes what", figures(drawings) + _no_curve(found)),
             "typical": ("Each expert\u2019s most typical tokens", _typical(found, words)),
             "text": ("Text, coloured by first expert", _text(found, passages)),
             "limits": ("What this does not show", _limits(found)),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -13,10 +12,8 @@ from vademecum.inspection.coloured import css
 from vademecum.inspection.gather import Windows
 from vademecum.inspection.subject import Subject
 from vademecum.inspection.tables import Table
-from vademecum.pages import page, style
+from vademecum.pages import page
 from vademecum.pages.drawing import Drawing
-
-_LETTERS = 9.5  # of a title to an inch of a figure
 
 
 @dataclass(frozen=True)
@@ -45,17 +42,7 @@ def write(folder: Path, made: Page) -> Path:
         f'<p class="lede">{escape(made.lede)}</p><section class="headline">{lines}</section>'
         f"{page.links(links)}</header><main>{sections}</main>"
     )
-    # A PNG bears its title at its own width, where the page wraps it.
-    titled = [
-        replace(d, title=textwrap.fill(d.title, round(d.figure.get_figwidth() * _LETTERS))) for d in made.drawings
-    ]
-    return page.write(folder, "report.html", page.document(f"Vademecum: {made.title}", body), titled)
-
-
-def figures(drawings: Sequence[Drawing]) -> str:
-    """Drawings for the page, in the page's own letters and with the same names of their parts every time."""
-    with style.styled():
-        return page.figures(drawings)
+    return page.write(folder, "report.html", page.document(f"Vademecum: {made.title}", body), made.drawings)
 
 
 def text_read(subject: Subject, shown: Windows) -> str:

@@ -14,6 +14,7 @@ from vademecum.inspection.page import Page
 from vademecum.inspection.slots import Findings, gate_name
 from vademecum.inspection.subject import Subject
 from vademecum.inspection.words import Words
+from vademecum.pages.page import figures
 
 COLOURED = 3  # layers whose text is shown
 _FADE = (0.1, 0.9)  # quantiles of the strongest gate that are shown palest and fullest
@@ -35,7 +36,7 @@ def make(subject: Subject, shown: Windows, found: Findings, *, seed: int) -> Pag
         headline=[each.title + "." for each in drawings],
         sections={
             "read": ("The text that was read", page.text_read(subject, shown)),
-            "figures": ("Which domain opens what", page.figures(drawings) + _one_slot(found)),
+            "figures": ("Which domain opens what", figures(drawings) + _one_slot(found)),
             "openers": ("The tokens that open each slot most", _openers(found, words)),
             "text": ("Text, coloured by strongest slot", _text(found, passages)),
             "limits": ("What this does not show", _LIMITS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -11,6 +12,8 @@ from typing import Any
 from vademecum import files
 from vademecum.pages import style
 from vademecum.pages.drawing import Drawing
+
+LETTERS = 9.5  # of a title to an inch of a figure
 
 
 def document(title: str, body: str) -> str:
@@ -25,7 +28,7 @@ def document(title: str, body: str) -> str:
 
 def links(targets: Mapping[str, str]) -> str:
     """A line of links to the page's sections, by the sections' ids."""
-    return "<nav>" + "".join(f'<a href="#{id_}">{escape(name)}</a>' for id_, name in targets.items()) + "</nav>"
+    return "<nav>" + " ".join(f'<a href="#{id_}">{escape(name)}</a>' for id_, name in targets.items()) + "</nav>"
 
 
 def figures(drawings: Sequence[Drawing]) -> str:
@@ -44,10 +47,14 @@ def pairs(values: Mapping[str, Any]) -> str:
 
 
 def write(folder: Path, name: str, page: str, drawings: Sequence[Drawing]) -> Path:
-    """Write ``page`` as ``folder/name`` and each drawing as a PNG under ``folder/figures``; returns the page's path."""
+    """Write ``page`` as ``folder/name`` and each drawing as a PNG under ``folder/figures``; returns the page's path.
+
+    A PNG bears its title, wrapped to its own width. Draw the page first: a title becomes part of the figure.
+    """
     with style.styled():
         for drawing in drawings:
-            drawing.figure.suptitle(drawing.title, x=0.01, ha="left", fontsize=11, weight="bold")
+            title = textwrap.fill(drawing.title, round(drawing.figure.get_figwidth() * LETTERS))
+            drawing.figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
             files.write_file(folder / "figures" / f"{drawing.name}.png", style.png(drawing.figure))
     files.write_file(folder / name, page)
     return folder / name

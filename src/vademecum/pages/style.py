@@ -107,7 +107,8 @@ def png(figure: Figure) -> bytes:
 def svg(figure: Figure, name: str) -> str:
     """The figure as an ``<svg>`` to stand beside others in a page: own ids, colours from the page's variables."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with styled():  # letters stay letters, and ids are the same every time
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
