@@ -1,0 +1,9 @@
+"""``python -m vademecum.cli``."""
+
+from __future__ import annotations
+
+import sys
+
+from vademecum.cli import main
+
+sys.exit(main())

@@ -1,0 +1,10 @@
+"""Help texts that several verbs share."""
+
+from __future__ import annotations
+
+HOST = (
+    "Host preset (qwen3, llama, gpt2, olmo2, nanochat, deepseek_v3 with latent attention; with experts of their own "
+    "deepseek_v3_moe, mixtral, olmoe, qwen3_moe)"
+)
+SIZE = "Size dial: n layers, hidden width 32 n."
+DATA = "Text: one that 'vademecum data' lists, such as factbook or domains, or your own .txt, .jsonl or folder."
