@@ -82,7 +82,7 @@ def test_experts_that_took_the_place_of_a_hosts_are_not_reported_twice() -> None
 
 
 def test_a_light_recording_keeps_nothing_per_token() -> None:
-    model = vm.attach(tiny.host("llama"), vm.MoE(experts=4, capacity=0.5), vm.MoVE(slots=2)).train()
+    model = vm.attach(tiny.host("llama"), vm.MoE(experts=4, capacity=0.5), vm.MoVE(slots=2, selectivity=0)).train()
     with vm.record(model, tokens=False) as rec:
         model(input_ids=tiny.ids(), labels=tiny.ids())
     assert rec.layers() == ["moe.layers.0", "moe.layers.1"]
