@@ -24,7 +24,7 @@ BACKENDS: Mapping[str, Backend] = {
 """The ways there are; ``naive`` is the specification."""
 
 
-MANY = 160
+MANY = 128
 """Assignments per expert from which one expert at a time is faster than grouped products, on a CPU (measured)."""
 
 
