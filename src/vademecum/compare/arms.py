@@ -84,8 +84,7 @@ class Arm:
 
 
 _MOVE = "move:slots=4"
-_MOE = "moe:experts=8,top_k=2"
-_FINE = "moe:experts=16,top_k=4"
+_MOE = "moe:experts=16,top_k=4"
 
 ARMS: Mapping[str, Arm] = {
     arm.name: arm
@@ -93,7 +92,9 @@ ARMS: Mapping[str, Arm] = {
         Arm(name="dense", note="the host alone"),
         Arm(name="lave", kinds=("lave",), note="a table per layer in the value stream"),
         Arm(name="move", kinds=(_MOVE,), note="one table of 4 slots, shared by all layers, in the value stream"),
-        Arm(name="moe", kinds=(_MOE,), note="8 experts, 2 per token, each half as wide as the dense feed-forward"),
+        Arm(
+            name="moe", kinds=(_MOE,), note="16 experts, 4 per token, each a quarter as wide as the dense feed-forward"
+        ),
         Arm(name="move+moe", kinds=(_MOVE, _MOE), note="both on one host"),
         Arm(name="dense-wide", total_like=(_MOVE,), note="no memory; feed-forward widened to MoVE's total parameters"),
         Arm(name="lave-half", kinds=("lave:layers=every2",), note="a table in every second layer"),
@@ -101,7 +102,7 @@ ARMS: Mapping[str, Arm] = {
         *(
             Arm(
                 name=f"share-{percent}",
-                kinds=("move", _FINE),
+                kinds=("move", _MOE),
                 share=percent,
                 note=f"about {percent} % of the sparse parameters in MoVE's table, the others in experts",
             )
