@@ -161,9 +161,12 @@ def test_two_processes_give_the_losses_gradients_and_steps_of_one(name: str, tra
                 for rank in (0, 1):
                     torch.testing.assert_close(both[rank]["grads"][parameter], grad, **close, msg=parameter)
     for rank in (0, 1):
-        # What choosing experts learned counts forwards, of which one process made more; no training forward reads it.
+        # Experts that choose see their own process's tokens: what they learn is a mean over processes.
         for parameter, tensor in ((n, t) for n, t in end.items() if ".choice." not in n):
             torch.testing.assert_close(trained[rank][name]["end"][parameter], tensor, **close, msg=parameter)
+    learned = [{n: t for n, t in trained[rank][name]["end"].items() if ".choice." in n} for rank in (0, 1)]
+    for buffer, tensor in learned[0].items():
+        torch.testing.assert_close(learned[1][buffer], tensor, msg=buffer)
 
 
 @pytest.mark.parametrize("name", ["no token for the second process", "no token, checkpointing"])

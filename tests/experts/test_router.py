@@ -145,6 +145,40 @@ def test_outside_of_training_a_token_goes_where_it_reaches_the_threshold_whateve
     assert (together.chosen < 0).all(-1).any()
 
 
+def test_a_batch_that_is_all_padding_or_empty_is_taken_by_nobody_and_teaches_nothing() -> None:
+    made = router(ExpertChoice(1, 3, CPU))
+    padded = made(hidden(), Routing(training=True, mask=torch.zeros(20, dtype=torch.bool)))
+    assert (padded.chosen == -1).all()
+    assert (made(hidden(0), TRAINING).chosen == -1).all()
+    made.choice.learn(padded.cut)
+    assert made.choice.seen == 0
+
+
+def test_a_forward_that_is_not_finite_leaves_the_thresholds_as_they_were() -> None:
+    made = router(ExpertChoice(1, 3, CPU))
+    made.choice.learn(made(hidden(), TRAINING).cut)
+    before = made.choice.thresholds.clone()
+    spoilt = hidden()
+    spoilt[3] = float("nan")
+    made.choice.learn(made(spoilt, TRAINING).cut)
+    assert torch.equal(made.choice.thresholds, before)
+    assert (made(hidden()).chosen >= 0).any()
+
+
+def test_balance_counts_what_was_asked_for_and_not_what_there_was_room_for() -> None:
+    model = vm.attach(tiny.host("llama"), vm.MoE(experts=4, top_k=1, capacity=0.5, balance="bias", layers=[0]))
+    part = next(part for _, _, part in vm.memories(model).parts())
+    with torch.no_grad():
+        part.router.weight[1:] = part.router.weight[:1] * torch.tensor([[0.9], [0.8], [0.7]])
+    with vm.record(model.train()) as rec:
+        model(input_ids=tiny.ids(), labels=tiny.ids())
+    asked, chosen = part.balance.tally.counts, rec.all("moe.layers.0", "experts")
+    assert asked.sum() == tiny.ids().numel()
+    assert (chosen >= 0).sum() < asked.sum()
+    torch.testing.assert_close(rec.all("moe.layers.0", "load")[0], asked / asked.sum())
+    assert asked.max() > torch.bincount(chosen[chosen >= 0], minlength=4).max()
+
+
 def test_padding_is_never_chosen_by_an_expert() -> None:
     mask = torch.arange(20) >= 8
     made = router(ExpertChoice(1, 3, CPU))(hidden(), Routing(training=True, mask=mask))

@@ -89,6 +89,7 @@ def test_the_replaced_feed_forward_neither_trains_nor_counts_but_comes_back() ->
         ({"choice": "expert", "balance": "bias"}, r"write balance=None"),
         ({"init": "copy", "top_k": 1}, r"write top_k=2 or more"),
         ({"init": "copy", "renormalise": False}, r"write top_k=2 or more"),
+        ({"init": "copy", "second": "sampled"}, r"second='always'"),
         ({"init": "copy", "choice": "expert"}, r"write top_k=2 or more"),
         ({"balance_scope": "batch"}, r"expected one of 'micro', 'global'"),
     ],
@@ -146,7 +147,10 @@ def test_upcycled_experts_answer_like_the_dense_host_up_to_rounding(settings: di
     model = tiny.host("qwen3")
     dense = model(input_ids=tiny.ids()).logits
     vm.attach(model, vm.MoE(experts=4, top_k=3, init="copy", **settings))
-    torch.testing.assert_close(model(input_ids=tiny.ids()).logits, dense, rtol=1e-5, atol=2e-6)
+    for mode in (False, True):
+        with torch.no_grad():
+            copied = model.train(mode)(input_ids=tiny.ids()).logits
+        torch.testing.assert_close(copied, dense, rtol=1e-5, atol=2e-6)
 
 
 def test_moving_an_attached_model_moves_the_resting_module_too() -> None:

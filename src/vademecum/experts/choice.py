@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vademecum.experts.routes import room_of
+from vademecum.experts.tally import mean_over_processes
 
 Chosen = tuple[Tensor, Tensor, Tensor | None]
 """``chosen [N, K]``, ``weights [N, K]`` and, where experts chose, the ``cut [E]``."""
@@ -67,7 +68,7 @@ class ExpertChoice(Choice):
     the thresholds are right, which ``vm.record`` shows. Before any training each token takes its ``top_k`` best.
 
     Attributes:
-        thresholds: ``[E]`` fp32, a running mean of the lowest score taken.
+        thresholds: ``[E]`` fp32, a running mean of the lowest score taken, over all processes.
         seen: ``[1]`` how many training forwards they stand for.
     """
 
@@ -84,19 +85,23 @@ class ExpertChoice(Choice):
 
     def forward(self, scores: Tensor, ranked: Tensor, mask: Tensor | None, training: bool) -> Chosen:
         taken, cut = self._offered(scores, mask) if training else (self._reached(scores), None)
-        most = int(taken.sum(-1).max())
+        most = int(taken.sum(-1).max()) if len(taken) else 0
         # Sorted by weight, the taken ones first; a token that nobody took has -1 throughout.
         weights, chosen = torch.where(taken, scores, -1.0).topk(max(most, 1), dim=-1)
         none = ~taken.gather(-1, chosen)
         return torch.where(none, -1, chosen), torch.where(none, 0.0, weights), cut
 
     def _offered(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the experts take when they see all tokens: ``[N, E]`` and the lowest score each took."""
+        """What the experts take when they see all tokens: ``[N, E]`` and the lowest score each took, NaN for none."""
         offered = scores.detach() if mask is None else scores.detach().masked_fill(~mask.unsqueeze(-1), -1.0)
         real = len(scores) if mask is None else int(mask.sum())
+        if not real:
+            # All padding: nobody to take, and nothing to learn.
+            return torch.zeros_like(scores, dtype=torch.bool), scores.new_full(scores.shape[-1:], torch.nan)
         best = offered.topk(room_of(real, top_k=self.top_k, experts=self.experts), dim=0)
         taken = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, best.indices, True)
-        return taken, best.values[-1]
+        # A single NaN would rank first and hide; such a forward's step is skipped, and teaches nothing here either.
+        return taken, torch.where(offered.isfinite().all(), best.values[-1], torch.nan)
 
     def _reached(self, scores: Tensor) -> Tensor:
         """Which thresholds each token reaches, ``[N, E]``."""
@@ -105,10 +110,13 @@ class ExpertChoice(Choice):
 
     @torch.no_grad()
     def learn(self, cut: Tensor) -> None:
+        cut = mean_over_processes(cut.float())
+        # A forward that was not finite teaches nothing: the loop skips its step as well.
+        good = cut.isfinite().all()
         # The first forwards count equally, so that the start of the running mean is no memory of zeros.
         step = torch.maximum(1.0 / (self.seen + 1), torch.tensor(1 - self.MOMENTUM, device=cut.device))
-        self.thresholds.lerp_(cut.float(), step.float())
-        self.seen.add_(1)
+        self.thresholds.copy_(torch.where(good, self.thresholds.lerp(cut, step.float()), self.thresholds))
+        self.seen.add_(good.to(self.seen.dtype))
 
     def _apply(self, fn: Any, recurse: bool = True) -> ExpertChoice:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -50,7 +50,8 @@ class ExpertMixture(FeedForwardPart):
 
     def watch(self, routes: Routes, frame: Frame) -> None:
         """Write what balancing counts by, the z-loss and statistics into the frame."""
-        counts = counts_of(routes.chosen, self.experts.experts, frame.mask)
+        # An overfull expert is overfull by what it was asked for, not by what it had room for.
+        counts = counts_of(routes.asked, self.experts.experts, frame.mask)
         probability = mean_over(routes.probabilities, frame.mask)
         if frame.training:
             cut = {} if routes.cut is None else {"cut": routes.cut}

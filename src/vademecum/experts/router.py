@@ -75,7 +75,7 @@ class Router(nn.Module):
 
         Raises:
             NotFinite: a logit is NaN or infinite outside of training. In training it comes through into the loss,
-                where the loop counts and skips the step.
+                where the loop counts and skips the step; in a compiled graph it comes through into the logits.
         """
         routing = routing or Routing()
         with torch.autocast(hidden.device.type, enabled=False):

@@ -18,6 +18,7 @@ class Routes:
         weights: ``[N, K]`` fp32, 0 where ``chosen`` is -1.
         logits: ``[N, E]`` fp32.
         scores: ``[N, E]`` fp32, what the experts were chosen and weighed by.
+        wanted: ``[N, K]`` like ``chosen``, before any was dropped for lack of room: what balancing counts.
         dropped: share of the assignments that found no room, a scalar; None without a capacity.
         cut: ``[E]`` the lowest score with which an expert took a token; expert choice in training only.
     """
@@ -26,8 +27,14 @@ class Routes:
     weights: Tensor
     logits: Tensor
     scores: Tensor
+    wanted: Tensor | None = None
     dropped: Tensor | None = None
     cut: Tensor | None = None
+
+    @property
+    def asked(self) -> Tensor:
+        """``[N, K]`` whom the tokens asked for, room or not."""
+        return self.chosen if self.wanted is None else self.wanted
 
     @property
     def probabilities(self) -> Tensor:
@@ -62,6 +69,7 @@ def limit(routes: Routes, *, capacity: float, mask: Tensor | None) -> Routes:
         routes,
         chosen=torch.where(kept, chosen, -1),
         weights=torch.where(kept, routes.weights, 0.0),
+        wanted=chosen,
         dropped=dropped,
     )
 

@@ -9,6 +9,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean of every process's ``values``, NaN left out: a process without tokens has nothing to say.
+
+    Where there is one process, the values themselves.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    said = values.isfinite()
+    both = torch.stack([torch.where(said, values, 0.0), said.to(values.dtype)])
+    dist.all_reduce(both)
+    return both[0] / both[1]
+
+
 class Tally(nn.Module):
     """Assignments per expert since the last optimizer step.
 

@@ -61,7 +61,8 @@ class MoE(Kind):
         scale: factor on the experts' sum; None takes the host's width over the experts' where weights sum to 1, so
             that k experts of 1/k of the width add up to what a dense feed-forward puts out, and 1 elsewhere.
         init: ``"random"``, or ``"copy"``: every expert starts as the host's feed-forward (upcycling; needs its full
-            width). Outputs are then the dense host's, up to rounding, whatever the router says.
+            width). Outputs are then the dense host's, up to rounding, whatever the router says; in training too, as
+            long as no capacity drops anything.
     """
 
     experts: int = 8
@@ -160,10 +161,11 @@ class MoE(Kind):
                 "write balance=None.",
             )
         require(
-            self.init != "copy" or (self._renormalised and self.scale in (None, 1)),
+            self.init != "copy" or (self._renormalised and self.scale in (None, 1) and self.second == "always"),
             f"MoE(init='copy', top_k={self.top_k}, renormalise={self.renormalise}, choice={self.choice!r}, "
-            f"scale={self.scale}) was given, but copies give the host's output only where a token's weights sum to 1; "
-            f"write top_k=2 or more with choice='token', or init='random'.",
+            f"second={self.second!r}, scale={self.scale}) was given, but copies give the host's output only where a "
+            f"token's weights sum to 1; "
+            f"write top_k=2 or more with choice='token' and second='always', or init='random'.",
         )
 
     @property

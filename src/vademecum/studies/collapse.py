@@ -39,8 +39,8 @@ EXPERTS = Group(
         Arm(name="aux", kinds=(f"{_EXPERTS},balance=aux",), note="auxiliary loss, weight 0.01 (Switch, equation 4)"),
         Arm(
             name="bias",
-            kinds=(f"{_EXPERTS},balance=bias,scores=sigmoid",),
-            note="a bias on the choice, no loss (arXiv:2408.15664), sigmoid scores",
+            kinds=(f"{_EXPERTS},balance=bias",),
+            note="a bias on the choice, no loss (arXiv:2408.15664)",
         ),
     ),
     measures=(

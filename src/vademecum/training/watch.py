@@ -25,7 +25,7 @@ EXPERTS: Mapping[str, str] = {
     "max_violation": "MaxVio: the largest share over the mean share, less 1; 0 is even",
     "dead": "experts that get less than 1 % of the mean share",
     "router_entropy": "mean entropy of a token's router distribution, in nats",
-    "dropped": "share of the assignments that find no room, routed as in training",
+    "dropped": "share of the assignments that find no room when the watched tokens are routed as one training batch",
 }
 SLOTS: Mapping[str, str] = {
     "coverage": "share of (head, slot) pairs that give at least 1 % of an even share of what the memory adds",

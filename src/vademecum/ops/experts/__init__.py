@@ -36,7 +36,7 @@ def choose(hidden: Tensor, chosen: Tensor, networks: Networks) -> str:
     wherever they are supported (not measured here), and one expert at a time elsewhere.
     """
     many = hidden.device.type == "cpu" and chosen.numel() >= MANY * len(networks)
-    return "segments" if many or grouped.supports(hidden, networks) else "grouped"
+    return "grouped" if not many and grouped.supports(hidden, networks) is None else "segments"
 
 
 # How many tokens an expert gets is not a shape that a compiled graph can know.
