@@ -29,7 +29,7 @@ WORDS = ("wheat", "rice", "copper", "island", "river", "market", "castle", "fore
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty documents of made-up facts."""
-    folder = tmp_path_factory.mktemp("text")
+    folder = tmp_path_factory.mktemp("lines", numbered=False)
     for i in range(40):
         lines = [TEXT.format(WORDS[(i + j) % 8], WORDS[(i * 3 + j) % 8], i * j % 97) for j in range(40)]
         (folder / f"{i}.txt").write_text("".join(lines), encoding="utf-8")
@@ -155,7 +155,7 @@ def test_a_comparison_with_questions_answers_them_and_its_shares_are_made_concre
     assert kept is not None
     assert [arm.kinds for arm in kept.arms if arm.share == 100] == [("move:slots=13", "moe:experts=4,top_k=4")]
     assert found["arms"]["share-40"]["share"]["true"] == pytest.approx(36, abs=1)
-    assert (tmp_path / "out" / "figures" / "split-text0.png").is_file()
+    assert (tmp_path / "out" / "figures" / "split-lines.png").is_file()
     assert runner.run(kept, tmp_path / "out").is_file(), "a plan that was resolved goes on where it was"
 
 
@@ -206,7 +206,7 @@ def test_an_arm_that_diverges_is_a_note_and_the_rest_goes_on(
     page = runner.run(small(text, seeds=1), tmp_path / "out")
     found = results.read(tmp_path / "out")
     assert [row.arm for row in found["rows"]] == ["dense"]
-    assert found["diverged"] == [{"data": "text0", "arm": "move", "seed": 0, "step": 0}]
+    assert found["diverged"] == [{"data": "lines", "arm": "move", "seed": 0, "step": 0}]
     assert "diverged at step 0" in page.read_text(encoding="utf-8")
     assert runner.run(small(text, seeds=1), tmp_path / "out").is_file()
 

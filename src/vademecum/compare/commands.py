@@ -20,21 +20,22 @@ def plan_of(
     data: Sequence[str] | None = None,
     seeds: int | None = None,
     recipe: Mapping[str, Any] | None = None,
+    presets: Mapping[str, Plan] = PRESETS,
     **changes: Any,
 ) -> Plan:
     """A preset with what is given changed; None leaves the preset's value.
 
     ``arms`` are read by :meth:`Arm.parse` (or are the preset's own of that name), replace the scaling curve too and
     leave the questions that are about them alone; ``seeds`` is how many, from 0;
-    ``recipe`` holds settings of the recipe, ``changes`` fields of the plan. Evaluations and checkpoints keep their
-    share of the steps.
+    ``recipe`` holds settings of the recipe, ``presets`` the plans by name, ``changes`` fields of the plan.
+    Evaluations and checkpoints keep their share of the steps.
     """
-    if preset not in PRESETS:
-        near = difflib.get_close_matches(preset, PRESETS, n=1, cutoff=0)[0]
-        raise ValueError(f"'{preset}' is not a preset; did you mean {near}? Presets are {', '.join(PRESETS)}.")
+    if preset not in presets:
+        near = difflib.get_close_matches(preset, presets, n=1, cutoff=0)[0]
+        raise ValueError(f"'{preset}' is not a preset; did you mean {near}? Presets are {', '.join(presets)}.")
     if seeds is not None and seeds < 1:
         raise ValueError(f"seeds={seeds} was given; expected 1 or more, and 3 or more for an interval worth having.")
-    plan = PRESETS[preset]
+    plan = presets[preset]
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if arms:
         own = {arm.name: arm for arm in (*plan.arms, *plan.curve)}

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import vademecum as vm
-from vademecum import data, files, state
+from vademecum import files, state
 from vademecum.training import checkpoint, commands, run_file
 
 PLAN = "plan.json"  # what a comparison's folder holds
@@ -113,15 +113,7 @@ def _run(folder: Path) -> Subject:
 
 
 def _plain(folder: Path) -> Subject:
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    backend, end = getattr(tokenizer, "backend_tokenizer", None), tokenizer.eos_token_id
-    if end is None:
-        end = tokenizer.convert_tokens_to_ids(data.END)
-    if backend is None or end is None:
-        raise ValueError(
-            f"the tokenizer in {folder} is not a fast one with an end-of-text token; save one there with "
-            "tokenizer.save_pretrained (tokenizer.json, and eos_token in tokenizer_config.json)."
-        )
+    tokenizer, end = commands.folder_tokenizer(folder)
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(folder))
     if (folder / "memory").is_dir():
         model = vm.load(model, folder / "memory")
@@ -129,8 +121,8 @@ def _plain(folder: Path) -> Subject:
     return Subject(
         folder=folder,
         model=_placed(model.train(False)),
-        tokenizer=backend,
-        end=int(end),
+        tokenizer=tokenizer,
+        end=end,
         length=min(LONGEST, int(longest)),
     )
 

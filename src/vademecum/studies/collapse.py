@@ -8,13 +8,12 @@ gates give equal gradients. Both are shown over training, each beside what is sa
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vademecum import files
-from vademecum.compare import runner
+from vademecum.compare import commands, runner
 from vademecum.compare.arms import Arm
 from vademecum.compare.plan import Plan
 from vademecum.studies import page, series
@@ -161,24 +160,9 @@ def plan_of(
     Raises:
         ValueError: an unknown preset or a wrong setting.
     """
-    if preset not in PRESETS:
-        near = difflib.get_close_matches(preset, PRESETS, n=1, cutoff=0)[0]
-        raise ValueError(f"'{preset}' is not a preset; did you mean {near}? Presets are {', '.join(PRESETS)}.")
-    if seeds is not None and seeds < 1:
-        raise ValueError(f"seeds={seeds} was given; expected 1 or more, and 3 or more for an interval worth having.")
-    plan = PRESETS[preset]
-    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
-    if seeds is not None:
-        given["seeds"] = tuple(range(seeds))
-    if data is not None:
-        given["data"] = (data,)
-    settings = {name: value for name, value in (recipe or {}).items() if value is not None}
-    if settings.get("steps", 0) >= 1:
-        share = settings["steps"] / plan.recipe.steps
-        settings |= {
-            name: max(1, round(getattr(plan.recipe, name) * share)) for name in ("eval_every", "checkpoint_every")
-        }
-    return dataclasses.replace(plan, **given, recipe=dataclasses.replace(plan.recipe, **settings))
+    return commands.plan_of(
+        preset, seeds=seeds, data=(data,) if data else None, recipe=recipe, presets=PRESETS, **changes
+    )
 
 
 def run(

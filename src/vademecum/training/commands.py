@@ -247,7 +247,17 @@ def _corpus(source: str | Path, folder: Path | None, *, vocab_size: int, cache: 
     corpus = data.prepare(source, vocab_size=vocab_size, cache=cache, field=field)
     if folder is None:
         return corpus
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    backend, end = folder_tokenizer(folder)
+    return retokenize(corpus, backend, end=end, cache=cache or data.cache_folder())
+
+
+def folder_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
+    """The tokenizer of a Transformers model's folder and its end-of-text id.
+
+    Raises:
+        ValueError: it is not a fast one, or has no end-of-text token.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     backend, end = getattr(tokenizer, "backend_tokenizer", None), tokenizer.eos_token_id
     if end is None:
         end = tokenizer.convert_tokens_to_ids(data.END)
@@ -256,7 +266,7 @@ def _corpus(source: str | Path, folder: Path | None, *, vocab_size: int, cache: 
             f"the tokenizer in {folder} is not a fast one with an end-of-text token; save one there with "
             "tokenizer.save_pretrained (tokenizer.json, and eos_token in tokenizer_config.json)."
         )
-    return retokenize(corpus, backend, end=end, cache=cache or data.cache_folder())
+    return backend, int(end)
 
 
 def _last_good(folder: Path, parts: tuple[str, ...]) -> checkpoint.Checkpoint | None:
