@@ -171,11 +171,11 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path):
 
 
 def test_a_request_to_stop_saves_after_the_step_in_work(tmp_path):
-    run = _open(tmp_path / "run", *KINDS)
+    run, before = _open(tmp_path / "run", *KINDS), signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted, match="same command goes on"):
         run.advance(on_step=lambda line: os.kill(os.getpid(), signal.SIGINT) if line["step"] == 3 else None)
     assert checkpoint.steps(tmp_path / "run") == [3]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before, "a background shell ignores Ctrl-C, and that too is put back"
     assert _open(tmp_path / "run", *KINDS).step == 3
 
 
