@@ -62,6 +62,7 @@ class Store(ABC):
 
     def prefetch(self, ids: Tensor) -> None:
         """Say that ``ids`` will be asked for soon; may read them in the background, changes no result."""
+        return
 
     def slices(self) -> Iterator[slice]:
         """The rows in pieces of about :data:`CHUNK` bytes."""
@@ -85,3 +86,4 @@ class Store(ABC):
 
     def close(self) -> None:
         """Let go of files and threads."""
+        return

@@ -1,0 +1,221 @@
+"""Rows read straight from a safetensors file, and written into one: a bank larger than memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vademecum import files
+from vademecum.stores import tables
+from vademecum.stores.base import Store
+from vademecum.stores.cache import RowCache
+
+#: Moves bytes between memory and the file at an offset.
+Move = Callable[[memoryview, int], None]
+
+#: Bytes of rows kept in memory where nothing else is said.
+CAP = 2**30
+#: Reads that are under way at once: they wait for the disk, not for a core.
+THREADS = 8
+#: Runs of adjacent rows from which on reading is spread over threads; fewer are read before a thread wakes up.
+MANY = 64
+
+
+class Disk(Store):
+    """The rows of one tensor of a safetensors file.
+
+    Distinct, ascending rows are read in runs of adjacent ones, many runs by several threads, with positioned reads and
+    not through a mapping, so that what is read counts against ``cap`` and not against the process.
+
+    Attributes:
+        path: the file.
+        name: the tensor in it.
+        cache: rows that are kept in memory; its ``hits`` and ``misses`` count.
+        bytes_read: bytes read from the file so far, prefetched ones included.
+        bytes_written: bytes written to it so far.
+    """
+
+    place = "disk"
+
+    def __init__(self, path: Path, name: str, *, cap: int = CAP, writable: bool = False) -> None:
+        """Open a table.
+
+        Args:
+            path: a safetensors file; it must not change under a reader.
+            name: of a tensor ``[rows, ...]`` in it.
+            cap: bytes of rows that may be kept in memory.
+            writable: whether :meth:`write` may change the file.
+
+        Raises:
+            KeyError: the file has no such tensor.
+            files.Damaged: the file is not what its header says.
+            ValueError: ``cap`` is below zero.
+        """
+        if cap < 0:
+            raise ValueError(f"a cap of {cap} bytes was given for the rows of {path}; expected 0 or more.")
+        entry = tables.find(path, name)
+        self.path, self.name, self.writable = Path(path), name, writable
+        self.rows, self.row_shape, self.dtype = entry.shape[0], entry.shape[1:], entry.dtype
+        self.cap = cap
+        self.cache = RowCache(cap, self.rows, self.row_shape, self.dtype)
+        self.bytes_read = self.bytes_written = 0
+        self._offset = entry.offset
+        self._file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        if hasattr(os, "posix_fadvise"):
+            # Neighbours of a row are no likelier to be asked for next: reading ahead would only fill memory.
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
+        self._lock = threading.Lock()
+        self._readers: ThreadPoolExecutor | None = None
+        self._ahead: ThreadPoolExecutor | None = None
+        self._running: Future[None] | None = None
+        self._written: set[int] = set()
+        self._closed = weakref.finalize(self, os.close, self._file)
+
+    @classmethod
+    def create(
+        cls, path: Path, name: str, rows: int, row_shape: tuple[int, ...], dtype: torch.dtype, *, cap: int = CAP
+    ) -> Disk:
+        """Make a file with a writable table of zeros, replacing the file that may be there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        tables.create(path, name, dtype, (rows, *row_shape))
+        return cls(path, name, cap=cap, writable=True)
+
+    @property
+    def resident_bytes(self) -> int:
+        return self.cache.nbytes
+
+    def gather(self, ids: Tensor) -> Tensor:
+        out = torch.empty(len(ids), *self.row_shape, dtype=self.dtype)
+        wanted = ids.tolist()
+        with self._lock:
+            missing = self.cache.take(wanted, out)
+        if missing:
+            rows = [wanted[position] for position in missing]
+            read = out if len(rows) == len(wanted) else torch.empty(len(rows), *self.row_shape, dtype=self.dtype)
+            self._read(rows, read)
+            if read is not out:
+                out[torch.tensor(missing)] = read
+            with self._lock:
+                self.cache.put(rows, read)
+        return out
+
+    def write(self, ids: Tensor, values: Tensor) -> None:
+        if not self.writable:
+            raise ValueError(
+                f"{self.path} was opened for reading only, so its rows cannot be trained; load it with "
+                f"bank_folder=FOLDER to train a copy of it there, or with bank='ram'."
+            )
+        rows, values = ids.tolist(), values.to(self.dtype).contiguous()
+        # The file first: what a prefetch reads from now on is new, and what it read before is marked as old.
+        self._write(rows, values)
+        with self._lock:
+            if self._running is not None and not self._running.done():
+                self._written.update(rows)
+            self.cache.update(rows, values)
+
+    def prefetch(self, ids: Tensor) -> None:
+        if self._running is not None and not self._running.done():
+            return
+        with self._lock:
+            wanted = self.cache.missing(ids.tolist())
+            self._written.clear()
+        wanted = wanted[: self.cache.capacity]
+        if not wanted:
+            return
+        if self._ahead is None:
+            self._ahead = ThreadPoolExecutor(1, thread_name_prefix="vademecum-prefetch")
+        self._running = self._ahead.submit(self._fetch, wanted)
+
+    def chunks(self) -> Iterator[Tensor]:
+        # Past the cache: whoever reads everything once would only push out what is read often.
+        for piece in self.slices():
+            out = torch.empty(piece.stop - piece.start, *self.row_shape, dtype=self.dtype)
+            self._read(range(piece.start, piece.stop), out)
+            yield out
+
+    def close(self) -> None:
+        for pool in (self._ahead, self._readers):
+            if pool is not None:
+                pool.shutdown()
+        self._closed()
+
+    def __deepcopy__(self, memo: object) -> Disk:
+        if self.writable:
+            raise ValueError(
+                f"a model whose bank is trained in {self.path} cannot be copied: two would write one file; save it "
+                "with vm.save and load the copy from there."
+            )
+        return Disk(self.path, self.name, cap=self.cap)
+
+    def _fetch(self, rows: Sequence[int]) -> None:
+        read = torch.empty(len(rows), *self.row_shape, dtype=self.dtype)
+        self._read(rows, read)
+        with self._lock:
+            # A row that was written since this began may have been read before: it is left out.
+            fresh = [position for position, row in enumerate(rows) if row not in self._written]
+            if len(fresh) == len(rows):
+                self.cache.put(rows, read)
+            elif fresh:
+                self.cache.put([rows[position] for position in fresh], read[torch.tensor(fresh)])
+
+    def _read(self, rows: Sequence[int], out: Tensor) -> None:
+        """Fill ``out`` with ``rows``, which ascend."""
+        if not rows or not self.row_bytes:
+            return
+        self._each(rows, out, self._pread)
+        self.bytes_read += len(rows) * self.row_bytes
+
+    def _write(self, rows: Sequence[int], values: Tensor) -> None:
+        if not rows or not self.row_bytes:
+            return
+        self._each(rows, values, self._pwrite)
+        self.bytes_written += len(rows) * self.row_bytes
+
+    def _each(self, rows: Sequence[int], tensor: Tensor, move: Move) -> None:
+        array: Any = tensor.view(-1).view(torch.uint8).numpy()
+        view = memoryview(array)
+        size = self.row_bytes
+        runs = [
+            (view[first * size : (last + 1) * size], self._offset + rows[first] * size) for first, last in _runs(rows)
+        ]
+        if len(runs) < MANY:
+            _all(move, runs)
+            return
+        if self._readers is None:
+            self._readers = ThreadPoolExecutor(THREADS, thread_name_prefix="vademecum-rows")
+        share = -(-len(runs) // THREADS)
+        pieces = [runs[start : start + share] for start in range(0, len(runs), share)]
+        for _ in self._readers.map(lambda piece: _all(move, piece), pieces):
+            pass
+
+    def _pread(self, view: memoryview, offset: int) -> None:
+        while view:
+            count = os.preadv(self._file, [view], offset)
+            if not count:
+                raise files.Damaged(f"{self.path} ended at byte {offset}, inside its table {self.name!r}.")
+            view, offset = view[count:], offset + count
+
+    def _pwrite(self, view: memoryview, offset: int) -> None:
+        while view:
+            count = os.pwritev(self._file, [view], offset)
+            view, offset = view[count:], offset + count
+
+
+def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last position of every run of adjacent rows."""
+    breaks = [position for position in range(1, len(rows)) if rows[position] != rows[position - 1] + 1]
+    return list(zip([0, *breaks], [*(position - 1 for position in breaks), len(rows) - 1], strict=True))
+
+
+def _all(move: Move, runs: Sequence[tuple[memoryview, int]]) -> None:
+    for view, offset in runs:
+        move(view, offset)
