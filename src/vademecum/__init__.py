@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from vademecum.surgery import knocked_out as knocked_out
     from vademecum.surgery import memories as memories
     from vademecum.surgery import record as record
+    from vademecum.rows import RowOptimizer as RowOptimizer
 
 __version__ = "0.1.0"
 
 #: Where each public name lives. Names are fetched when they are asked for, so that ``vademecum --help`` answers without
 #: waiting for torch.
 _HOMES: Mapping[str, str] = {
+    "RowOptimizer": "rows",
     "attach": "surgery",
     "detach": "surgery",
     "every": "memory.base",
@@ -62,7 +64,8 @@ def __getattr__(name: str) -> Any:
 
 def _kind(name: str) -> Any:
     """The class of a kind, such as ``vm.MoVE``: whatever the files in ``kinds/`` define."""
-    if not name.startswith("_"):
+    # Only classes are looked for: ``from vademecum import files`` asks here first, and must not import every kind.
+    if name[:1].isupper():
         for kind in importlib.import_module(f"{__name__}.kinds").all().values():
             if kind.__name__ == name:
                 return kind

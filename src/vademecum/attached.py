@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from vademecum.hosts import Host
 from vademecum.lookup import IDS_KEYWORD, KEYWORD, Frame, Lookup
+from vademecum.memory.bank import TENSOR, Bank
 from vademecum.memory.base import Cost, Kind, Part, Shared
+from vademecum.memory.placing import Scratch
 from vademecum.memory.sites import WRAPPERS, SiteWrapper
 from vademecum.naming import LoadedNames, SavedNames
 from vademecum.recording import Listener
@@ -54,6 +56,7 @@ class Memories(nn.Module):
         shared: by key, what a kind owns once for all layers.
         muted: whether value memories contribute nothing (``vademecum.surgery.knocked_out``).
         listeners: who is listening (``vm.record``).
+        scratch: folder of the banks' files where the caller named none; it goes with this object.
     """
 
     def __init__(self, host: Host, kinds: Mapping[str, Kind], shared: Mapping[str, Shared]) -> None:
@@ -62,6 +65,7 @@ class Memories(nn.Module):
         self.shape = host.shape
         self.shared = nn.ModuleDict(shared)
         self.muted = False
+        self.scratch: Scratch | None = None
         self.listeners: list[Listener] = []
         # A tuple hides the modules in it from nn.Module: a host is not part of its own memory.
         self._host = (host,)
@@ -89,6 +93,15 @@ class Memories(nn.Module):
         modules.update({part.key: part for _, _, part in self.parts()})
         return modules
 
+    def banks(self) -> dict[str, Bank]:
+        """Every bank under the name its rows are saved by: ``move.shared.weight``."""
+        return {
+            ".".join(filter(None, (key, inner, TENSOR))): module
+            for key, owner in self.named().items()
+            for inner, module in owner.named_modules()
+            if isinstance(module, Bank)
+        }
+
     def cost(self, kind: str | None = None) -> Cost:
         """Cost per token of one kind (by its key), or of all."""
         total = Cost()
@@ -98,11 +111,13 @@ class Memories(nn.Module):
         return total
 
     def __repr__(self) -> str:
-        rows = [("kind", "settings", "layers", "parameters", "active", "MB", "FLOPs/token")]
+        rows = [("kind", "settings", "layers", "parameters", "active", "MB", "FLOPs/token", "bank")]
         for key, kind in self.kinds.items():
             cost = self.cost(key)
             modules = [module for name, module in self.named().items() if name.split(".", 1)[0] == key]
+            banks = [bank for name, bank in self.banks().items() if name.split(".", 1)[0] == key]
             size = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+            size += sum(bank.nbytes for bank in banks if bank.store is not None)
             settings = {k: v for k, v in kind.to_dict().items() if k not in ("kind", "layers") and v is not None}
             rows.append(
                 (
@@ -113,6 +128,7 @@ class Memories(nn.Module):
                     f"{cost.active_params:,}",
                     f"{size / 1e6:.2f}",
                     f"{cost.flops_per_token:,}",
+                    ",".join(dict.fromkeys(bank.where for bank in banks)) or "-",
                 )
             )
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from vademecum import files, hosts, kinds
 from vademecum.attached import ROOT
-from vademecum.state import load_memory_state_dict, memory_state_dict
-from vademecum.surgery import attach, detach, memories
+from vademecum.memory import placing
+from vademecum.memory.bank import Bank
+from vademecum.state import Rows, load_memory_state_dict, memory_state_dict
+from vademecum.stores import tables
+from vademecum.stores.base import Store
+from vademecum.stores.disk import Disk
+from vademecum.stores.placement import Placement
+from vademecum.stores.ram import Ram
+from vademecum.surgery import assemble, detach, memories
 
 Model = TypeVar("Model", bound=nn.Module)
 
 FORMAT = 1
+TENSORS = "memory.safetensors"
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
@@ -37,25 +46,40 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         "kinds": [kind.to_dict() for kind in root.kinds.values()],
         "host": root.shape.to_dict(),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in memory_state_dict(model).items()}
+    tensors = memory_state_dict(model)
 
     def fill(aside: Path) -> None:
         (aside / "memory.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        save_file(tensors, str(aside / "memory.safetensors"))
+        tables.write(aside / TENSORS, tensors)
 
     target = Path(folder)
     files.write_folder(target, fill)
     return target
 
 
-def load(model: Model, folder: str | Path, *, host: hosts.Family | None = None) -> Model:
+def load(
+    model: Model,
+    folder: str | Path,
+    *,
+    host: hosts.Family | None = None,
+    bank: str = "auto",
+    bank_folder: str | Path | None = None,
+    bank_cap: int | str | None = None,
+) -> Model:
     """Attach the memory in ``folder`` to ``model``, or fill a memory of the same kinds that is attached already.
+
+    With ``bank="disk"`` rows are read straight from the file in ``folder``, which must stay as it is while the model is
+    in use; they cannot be trained unless ``bank_folder`` says where a copy of them may be.
 
     Args:
         model: a host of the numbers that the memory was made for; its vocabulary may have grown since, the new ids'
             rows then start like those of a fresh memory.
         folder: what :func:`save` wrote.
         host: names of the host's modules, for families that ``vademecum.hosts`` does not know.
+        bank: where the rows of banks live, as in :func:`vademecum.attach`; a memory that is attached already keeps
+            its place.
+        bank_folder: where a copy of a bank on disk may be trained.
+        bank_cap: bytes of rows of a bank on disk that may be kept in memory, such as ``"4GB"``.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -68,7 +92,7 @@ def load(model: Model, folder: str | Path, *, host: hosts.Family | None = None) 
     files.verify_folder(source)
     try:
         about = json.loads((source / "memory.json").read_text(encoding="utf-8"))
-        (source / "memory.safetensors").stat()
+        (source / TENSORS).stat()
     except FileNotFoundError as error:
         name = Path(str(error.filename)).name
         raise ValueError(f"{source} holds no {name}; give load a folder that vm.save wrote.") from None
@@ -77,18 +101,25 @@ def load(model: Model, folder: str | Path, *, host: hosts.Family | None = None) 
             f"{source} has memory format {about.get('format')!r}, this version reads {FORMAT}; "
             f"load it with the version of vademecum that wrote it."
         )
+    placement = Placement.of(bank, bank_folder, bank_cap)
     _require_same_host(model, about["host"], source, host)
     wanted = [kinds.from_dict(kind) for kind in about["kinds"]]
     fresh = getattr(model, ROOT, None) is None
     if fresh:
-        attach(model, *wanted, host=host)
+        assemble(model, tuple(wanted), host)
     elif [kind.to_dict() for kind in memories(model).kinds.values()] != about["kinds"]:
         raise ValueError(
             f"{source} holds {', '.join(kind.name for kind in wanted)} with other settings than are attached to this "
             f"{type(model).__name__}; call vm.detach(model) first, load attaches what the folder holds."
         )
     try:
-        tensors = load_file(str(source / "memory.safetensors"))
+        root = memories(model)
+        tensors = _tensors(source / TENSORS, root.banks())
+        if fresh:
+            straight = _straight(root.banks(), tensors, placement)
+            root.scratch = placing.place({n: b for n, b in root.banks().items() if n not in straight}, placement)
+            tensors |= straight
+            placing.tell(root.banks())
         load_memory_state_dict(model, _grown(tensors, model, int(about["host"]["vocabulary"])))
     except BaseException:
         if fresh:
@@ -97,14 +128,47 @@ def load(model: Model, folder: str | Path, *, host: hosts.Family | None = None) 
     return model
 
 
-def _grown(tensors: dict[str, Tensor], model: nn.Module, rows: int) -> dict[str, Tensor]:
+def _tensors(file: Path, banks: Mapping[str, Bank]) -> dict[str, Rows]:
+    """What lies in ``file``; rows of banks as a table that is read when they are asked for."""
+    with safe_open(str(file), "pt") as opened:
+        names = list(opened.keys())
+        tensors: dict[str, Rows] = {name: opened.get_tensor(name) for name in names if name not in banks}
+    return tensors | {name: Disk(file, name, cap=0) for name in names if name in banks}
+
+
+def _straight(banks: Mapping[str, Bank], tensors: Mapping[str, Rows], placement: Placement) -> dict[str, Rows]:
+    """Banks that are read from the very file they were saved in: on disk, and not to be trained."""
+    if placement.folder is not None or placing.decide(banks, placement) != "disk":
+        return {}
+    found: dict[str, Rows] = {}
+    for name, bank in banks.items():
+        saved = tensors.get(name)
+        if not isinstance(saved, Disk):
+            continue  # the strict comparison that follows names it
+        if saved.shape != (bank.rows, *bank.row_shape):
+            raise ValueError(
+                f"{saved.path} has {list(saved.shape)} under {name!r} where this host needs "
+                f"{[bank.rows, *bank.row_shape]}, so it cannot be read in place; give bank_folder= for a copy that "
+                "fits, or bank='ram'."
+            )
+        store = Disk(saved.path, name, cap=placing.share(bank, banks, placement.cap))
+        bank.put(store)
+        found[name] = store
+    return found
+
+
+def _grown(tensors: dict[str, Rows], model: nn.Module, rows: int) -> dict[str, Rows]:
     """``tensors`` with the rows that a vocabulary of more than ``rows`` ids needs, as a fresh memory has them."""
     have = memory_state_dict(model)
-    for name, tensor in tensors.items():
+    for name, given in tensors.items():
         wanted = have.get(name)
-        grows = wanted is not None and wanted.shape[1:] == tensor.shape[1:] and len(tensor) == rows < len(wanted)
-        if wanted is not None and grows:
-            tensors[name] = torch.cat([tensor.to(wanted), wanted.detach()[rows:]])
+        if wanted is None or not isinstance(given, Store) or given.row_shape != tuple(wanted.shape[1:]):
+            continue
+        if given.rows == rows < wanted.shape[0]:
+            table = Ram(wanted) if isinstance(wanted, Tensor) else wanted
+            for piece, chunk in zip(given.slices(), given.chunks(), strict=True):
+                table.write(torch.arange(piece.start, piece.stop), chunk)
+            tensors[name] = wanted
     return tensors
 
 

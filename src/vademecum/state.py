@@ -7,19 +7,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from vademecum.stores.base import Store
+from vademecum.stores.ram import Ram
 from vademecum.surgery import memories
 
+Rows = Tensor | Store
+"""A tensor, or a table that is never in memory whole."""
 
-def memory_state_dict(model: nn.Module) -> dict[str, Tensor]:
+
+def memory_state_dict(model: nn.Module) -> dict[str, Rows]:
     """Tensors of the attached memory, such as ``move.shared.weight`` and ``move.layers.3.gate.weight``.
 
-    Buffers that belong to the memory's state (the balance bias) are included. The tensors are the model's own.
+    Buffers that belong to the memory's state (the balance bias) are included. The tensors are the model's own; a bank
+    that lies in no tensor comes as its store.
     """
-    return {
+    root = memories(model)
+    tensors: dict[str, Rows] = {
         f"{key}.{name}": tensor
-        for key, module in memories(model).named().items()
+        for key, module in root.named().items()
         for name, tensor in module.state_dict(keep_vars=True).items()
     }
+    stores = {name: bank.store for name, bank in root.banks().items() if bank.store is not None}
+    return tensors | {name: store.tensor if isinstance(store, Ram) else store for name, store in stores.items()}
 
 
 def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -37,7 +46,7 @@ def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return {name: t for name, t in tensors.items() if not (id(t) in seen or seen.add(id(t)))}  # type: ignore[func-returns-value]
 
 
-def load_memory_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_memory_state_dict(model: nn.Module, state: Mapping[str, Rows]) -> None:
     """Copy ``state`` into the attached memory.
 
     Raises:
@@ -46,13 +55,13 @@ def load_memory_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> Non
     _copy_strictly(memory_state_dict(model), state, "the attached memory")
 
 
-def load_host_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_host_state_dict(model: nn.Module, state: Mapping[str, Rows]) -> None:
     """Copy ``state`` into the host of an attached model; strict like :func:`load_memory_state_dict`."""
     _copy_strictly(host_state_dict(model), state, "the host")
 
 
 @torch.no_grad()
-def _copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor], whose: str) -> None:
+def _copy_strictly(target: Mapping[str, Rows], source: Mapping[str, Rows], whose: str) -> None:
     missing, unexpected = sorted(target.keys() - source.keys()), sorted(source.keys() - target.keys())
     misshaped = [
         f"{name} is {tuple(source[name].shape)}, expected {tuple(target[name].shape)}"
@@ -69,4 +78,15 @@ def _copy_strictly(target: Mapping[str, Tensor], source: Mapping[str, Tensor], w
             f"the tensors do not fit {whose} ({'; '.join(faults)}); load what was saved from the same host and kinds."
         )
     for name, tensor in target.items():
-        tensor.copy_(source[name])
+        _copy(tensor, source[name])
+
+
+def _copy(target: Rows, source: Rows) -> None:
+    if target is source:
+        return
+    if isinstance(target, Tensor) and isinstance(source, Tensor):
+        target.copy_(source)
+        return
+    # In pieces: at least one of them is larger than memory, or may be.
+    table = Ram(target) if isinstance(target, Tensor) else target
+    table.fill((Ram(source) if isinstance(source, Tensor) else source).chunks())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,8 +19,10 @@ from vademecum import hosts
 from vademecum.attached import ROOT, Memories, real_tokens
 from vademecum.experts.host_routers import HostRouters, routers_of
 from vademecum.lookup import Frame
+from vademecum.memory import placing
 from vademecum.memory.base import Kind, Part, Shared, Site, chosen_layers
 from vademecum.recording import Listener, Recording
+from vademecum.stores.placement import Placement
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -41,21 +44,53 @@ def memories(model: nn.Module) -> Memories:
     return root
 
 
-def attach(model: Model, *kinds: Kind, host: hosts.Family | None = None) -> Model:
+def attach(
+    model: Model,
+    *kinds: Kind,
+    host: hosts.Family | None = None,
+    bank: str = "auto",
+    bank_folder: str | Path | None = None,
+    bank_cap: int | str | None = None,
+    bank_dtype: torch.dtype | None = None,
+) -> Model:
     """Attach memories to a Transformers decoder, in place.
+
+    A bank on the device is a parameter like any other. One in RAM or on disk is not: ``model.to()`` leaves it where it
+    is, :class:`vademecum.RowOptimizer` trains it, and what it learns is the same, bit for bit.
 
     Args:
         model: the host, with or without its language-model head.
         kinds: configs such as ``vm.MoVE(slots=8)`` and ``vm.MoE(experts=8, top_k=2)``; any number, any mix.
         host: names of the host's modules, for families that ``vademecum.hosts`` does not know.
+        bank: where rows of banks live: ``"device"``, ``"ram"``, ``"disk"``, or ``"auto"``, the first of these with
+            room (half of what is free). ``print(vm.memories(model))`` and the log say where and how large.
+        bank_folder: where a bank on disk keeps its files; without it in a folder that goes when the memory does.
+        bank_cap: bytes of rows of a bank on disk that may be kept in memory, such as ``"4GB"``; 1 GiB where not given.
+        bank_dtype: of the rows; the host's where not given.
 
     Returns:
         ``model`` itself.
 
     Raises:
         ValueError: an unknown host, a layer that does not exist, two kinds that both want to take the same module's
-            place, or a model that has memories already. The model is then unchanged.
+            place, a place that there is not, or a model that has memories already. The model is then unchanged.
+        OSError: there is no room for the bank; the model is then unchanged.
     """
+    placement = Placement.of(bank, bank_folder, bank_cap)
+    root = assemble(model, kinds, host, bank_dtype)
+    try:
+        root.scratch = placing.place(root.banks(), placement)
+        placing.tell(root.banks())
+    except BaseException:
+        root.remove()
+        raise
+    return model
+
+
+def assemble(
+    model: nn.Module, kinds: tuple[Kind, ...], host: hosts.Family | None, bank_dtype: torch.dtype | None = None
+) -> Memories:
+    """Everything of :func:`attach` but the banks' rows, which have no place yet."""
     if getattr(model, ROOT, None) is not None:
         raise ValueError(
             f"this {type(model).__name__} has memories already ({', '.join(memories(model).kinds)}); give attach all "
@@ -84,8 +119,11 @@ def attach(model: Model, *kinds: Kind, host: hosts.Family | None = None) -> Mode
                     f"give them different layers, for instance layers=[{layer}] and the other layers."
                 )
             here[key] = part
-    Memories(found, keyed, shared).place(parts)
-    return model
+    root = Memories(found, keyed, shared)
+    root.place(parts)
+    for bank in root.banks().values():
+        bank.dtype = bank_dtype or bank.dtype
+    return root
 
 
 def detach(model: Model) -> Model:

@@ -18,7 +18,9 @@ import torch
 from tiny_runs import Corpus, build, recipe
 
 import vademecum as vm
-from vademecum import files
+from vademecum import files, state
+from vademecum.stores import tables
+from vademecum.stores.base import Store
 from vademecum.training import Run, checkpoint, metrics
 
 
@@ -36,7 +38,7 @@ def nth_call(count, function, killed):
     return wrapped
 
 
-def half_a_file(tensors, path):
+def half_a_file(path, tensors):
     Path(path).write_bytes(b"\0" * 1000)
     die()
 
@@ -64,7 +66,7 @@ SCENARIOS = {
     "between checkpoints": kill_after_step(7),
     "at a step that is due, before it is saved": kill_after_step(8),
     "at the last step": kill_after_step(12),
-    "halfway through a file of the second checkpoint": in_checkpoint(checkpoint, "save_file", 5, half_a_file),
+    "halfway through a file of the second checkpoint": in_checkpoint(tables, "write", 5, half_a_file),
     "before the second checkpoint is sealed": in_checkpoint(files, "_seal"),
     "before the second checkpoint is renamed": in_checkpoint(files, "_swap"),
     "before latest is moved": in_checkpoint(files, "move_pointer"),
@@ -72,21 +74,32 @@ SCENARIOS = {
 }
 
 
-def train(folder, optimizer, arm=None):
+#: Settings of the recipe, and where the bank lives.
+VARIANTS = {
+    "adamw": ({}, {"bank": "device"}),
+    "muon": ({"optimizer": "muon"}, {"bank": "ram"}),
+    "bank on disk": ({"bank_rule": "adam"}, {"bank": "disk", "bank_cap": 4000}),
+}
+
+
+def train(folder, variant, arm=None):
     on_step = None
     if arm is not None:
         on_step = arm if not arm.__qualname__.startswith("in_checkpoint") else arm()
+    settings, place = VARIANTS[variant]
     kinds = (vm.MoVE(slots=2), vm.MoE(experts=4, top_k=2, balance="bias"))
     run = Run.open(
         folder,
-        build=lambda: build(*kinds, dropout=True),
+        build=lambda: build(*kinds, dropout=True, bank_folder=folder / "bank", **place),
         corpus=Corpus(),
-        recipe=recipe(optimizer=optimizer, keep=1, accumulate=2),
+        recipe=recipe(keep=1, accumulate=2, **settings),
     )
     run.advance(on_step=on_step)
     digest = hashlib.sha256()
-    for name, tensor in sorted(run.model.state_dict().items()):
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    for named in (state.host_state_dict(run.model), state.memory_state_dict(run.model)):
+        for name, tensor in sorted(named.items()):
+            for chunk in tensor.chunks() if isinstance(tensor, Store) else [tensor.detach()]:
+                digest.update(name.encode() + chunk.contiguous().numpy().tobytes())
     steps, evaluations = metrics.read(folder)
     result = {
         "weights": digest.hexdigest(),
@@ -113,8 +126,8 @@ def status(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def killed_from_outside(folder, optimizer):
-    pid = forked(lambda: train(folder, optimizer))
+def killed_from_outside(folder, variant):
+    pid = forked(lambda: train(folder, variant))
     lines = folder / "metrics.jsonl"
     while not lines.exists() or lines.read_bytes().count(b"\n") < 6:
         time.sleep(0.001)
@@ -125,22 +138,22 @@ def killed_from_outside(folder, optimizer):
 def main(root):
     torch.set_num_threads(1)
     results = {}
-    for optimizer in ("adamw", "muon"):
-        whole = root / optimizer / "whole"
-        first = status(forked(lambda o=optimizer, f=whole: train(f, o)))
-        results[optimizer] = {"never killed": {"first": first, **json.loads((whole / "result.json").read_text())}}
+    for variant in VARIANTS:
+        whole = root / variant / "whole"
+        first = status(forked(lambda o=variant, f=whole: train(f, o)))
+        results[variant] = {"never killed": {"first": first, **json.loads((whole / "result.json").read_text())}}
         for name, arm in SCENARIOS.items():
-            folder = root / optimizer / name
-            first = status(forked(lambda o=optimizer, f=folder, a=arm: train(f, o, a)))
-            results[optimizer][name] = {"first": first, **again(folder, optimizer)}
-        folder = root / optimizer / "outside"
-        first = killed_from_outside(folder, optimizer)
-        results[optimizer]["at an arbitrary moment from outside"] = {"first": first, **again(folder, optimizer)}
+            folder = root / variant / name
+            first = status(forked(lambda o=variant, f=folder, a=arm: train(f, o, a)))
+            results[variant][name] = {"first": first, **again(folder, variant)}
+        folder = root / variant / "outside"
+        first = killed_from_outside(folder, variant)
+        results[variant]["at an arbitrary moment from outside"] = {"first": first, **again(folder, variant)}
     print(json.dumps(results))
 
 
-def again(folder, optimizer):
-    second = status(forked(lambda: train(folder, optimizer)))
+def again(folder, variant):
+    second = status(forked(lambda: train(folder, variant)))
     return {"second": second, **json.loads((folder / "result.json").read_text())}
 
 

@@ -1,15 +1,16 @@
 import errno
 import json
+import os
 import shutil
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_runs import Corpus, build, recipe
 
 import vademecum as vm
 from vademecum import files
+from vademecum.stores import tables
 from vademecum.training import CheckpointDamaged, OtherArchitecture, Run, checkpoint
 
 MOVE = vm.MoVE(slots=2)
@@ -199,10 +200,10 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_were(run, monkeypatch):
     again = _open(run)
     before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
 
-    def full(tensors, path):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    def full(path, tensors):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(tables, "write", full)
     with pytest.raises(OSError, match="No space") as caught:
         again.advance()
     assert caught.value.errno == errno.ENOSPC

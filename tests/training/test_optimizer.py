@@ -7,15 +7,25 @@ from tiny_runs import build, recipe
 import vademecum as vm
 from vademecum.training.optimizer import Optimizer
 
+ROWS = {"vademecum.shared.move.weight"}
 KINDS = (vm.MoVE(slots=2), vm.MoE(experts=4, top_k=2, layers=[1]))
 
 
 def _with_gradients(model, scale=1.0):
     generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in ROWS:
             parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
     return model
+
+
+def _read(optimizer, scale=1.0):
+    """Every row of the bank read once, with random gradients."""
+    bank = next(held.bank for held in optimizer.rows._held.values())
+    rows = bank.ledger.lend(torch.arange(bank.rows), torch.zeros(bank.rows, *bank.row_shape))
+    grads = torch.randn(rows.shape, generator=torch.Generator().manual_seed(1))
+    (rows * scale * grads).sum().backward()
+    return bank
 
 
 def _names(optimizer, part):
@@ -24,6 +34,8 @@ def _names(optimizer, part):
 
 def _stepped(model, name):
     optimizer = Optimizer(model, recipe(optimizer=name))
+    if optimizer.rows:
+        _read(optimizer)
     norms = {role: float(norm) for role, norm in optimizer.grad_norms().items()}
     optimizer.step(factor=1.0, norms=norms)
     return optimizer
@@ -33,6 +45,8 @@ def test_adamw_steps_every_trainable_parameter():
     model = _with_gradients(build(*KINDS))
     optimizer = _stepped(model, "adamw")
     assert _names(optimizer, "adamw") == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not _names(optimizer, "adamw") & ROWS
+    assert set(optimizer.state_dict()) >= {"rows/square/move.shared.weight", "rows/steps"}
 
 
 def test_muon_takes_the_hosts_matrices_and_nothing_else():
@@ -57,13 +71,15 @@ def test_every_parameter_moves_with_muon():
     model = _with_gradients(build(*KINDS))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     _stepped(model, "muon")
-    still = [name for name, p in model.named_parameters() if p.requires_grad and torch.equal(p, before[name])]
+    wanted = {name for name, p in model.named_parameters() if p.requires_grad} | ROWS
+    still = [name for name, p in model.named_parameters() if name in wanted and torch.equal(p, before[name])]
     assert not still
 
 
 def test_each_role_is_clipped_by_itself():
     model = _with_gradients(build(*KINDS), scale=10.0)
     optimizer = Optimizer(model, recipe(clip=0.5))
+    bank = _read(optimizer, scale=10.0)
     for parameter in optimizer.roles["router"]:
         parameter.grad.mul_(1e-6)
     small = [parameter.grad.clone() for parameter in optimizer.roles["router"]]
@@ -71,14 +87,20 @@ def test_each_role_is_clipped_by_itself():
     optimizer.step(factor=1.0, norms=norms)
     clipped = {role: float(norm) for role, norm in optimizer.grad_norms().items()}
     assert clipped["host"] == pytest.approx(0.5, rel=1e-4)
-    assert clipped["bank"] == pytest.approx(0.5, rel=1e-4)
+    # A row's first step is its gradient over its own size, whatever that is: its state tells how large that was.
+    square = optimizer.state_dict()["rows/square/move.shared.weight"]
+    assert float((square.double() * bank.row_shape[1]).sum().sqrt()) == pytest.approx(0.5, rel=1e-4)
     assert all(torch.equal(p.grad, grad) for p, grad in zip(optimizer.roles["router"], small, strict=True))
 
 
 def test_a_norm_is_that_of_all_gradients_of_the_role_together():
     model = _with_gradients(build(*KINDS))
     optimizer = Optimizer(model, recipe())
-    for role, norm in optimizer.grad_norms().items():
+    _read(optimizer)
+    norms = optimizer.grad_norms()
+    rows = optimizer.rows._held["move.shared.weight"].grads[1]
+    assert float(norms.pop("bank")) == pytest.approx(float(rows.double().norm()), rel=1e-4)
+    for role, norm in norms.items():
         expected = math.sqrt(sum(float(p.grad.double().pow(2).sum()) for p in optimizer.roles[role]))
         assert float(norm) == pytest.approx(expected, rel=1e-4)
 
@@ -97,8 +119,12 @@ def test_banks_vectors_and_routers_do_not_decay():
     model = build(*KINDS)
     optimizer = Optimizer(model, recipe(weight_decay=0.3))
     decay = {p: group["weight_decay"] for group in optimizer.parts["adamw"].param_groups for p in group["params"]}
-    for role in ("bank", "router"):
-        assert {decay[p] for p in optimizer.roles[role]} == {0.0}
+    assert {decay[p] for p in optimizer.roles["router"]} == {0.0}
+    bank = _read(optimizer)
+    bank.ledger.clear()
+    before = bank.weight.detach().clone()
+    optimizer.rows.step()
+    assert torch.equal(before, bank.weight), "a bank whose rows were not read stays as it is"
     assert {decay[p] for p in optimizer.roles["host"] if p.ndim == 1} == {0.0}
     table = model.get_input_embeddings().weight
     assert decay[table] == 0.0
@@ -114,6 +140,9 @@ def test_state_of_another_parameter_or_shape_is_refused():
     state = optimizer.state_dict()
     with pytest.raises(ValueError, match="belongs to no parameter"):
         optimizer.load_state_dict({**state, "adamw/exp_avg/nothing": torch.zeros(1)})
-    key = next(key for key, value in state.items() if value.ndim == 2)
-    with pytest.raises(ValueError, match="expected"):
-        optimizer.load_state_dict({**state, key: torch.zeros(1, 1)})
+    for part in ("adamw/", "rows/"):
+        key = next(key for key, value in state.items() if value.ndim == 2 and key.startswith(part))
+        with pytest.raises(ValueError, match="expected"):
+            optimizer.load_state_dict({**state, key: torch.zeros(1, 1)})
+    with pytest.raises(ValueError, match="lacks 'square/move.shared.weight'"):
+        optimizer.load_state_dict({key: value for key, value in state.items() if "square" not in key})

@@ -25,7 +25,7 @@ def outcomes(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("variant", ["adamw", "muon", "bank on disk"])
 @pytest.mark.parametrize(
     "when",
     [
@@ -41,8 +41,8 @@ def outcomes(tmp_path_factory):
         "at an arbitrary moment from outside",
     ],
 )
-def test_a_run_killed_and_resumed_equals_one_never_killed_bit_for_bit(outcomes, optimizer, when):
-    never, killed = outcomes[optimizer]["never killed"], outcomes[optimizer][when]
+def test_a_run_killed_and_resumed_equals_one_never_killed_bit_for_bit(outcomes, variant, when):
+    never, killed = outcomes[variant]["never killed"], outcomes[variant][when]
     assert never["first"] == 0
     assert killed["first"] == -signal.SIGKILL
     assert killed["second"] == 0
@@ -51,7 +51,7 @@ def test_a_run_killed_and_resumed_equals_one_never_killed_bit_for_bit(outcomes, 
         assert killed[what] == never[what], what
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_nothing_half_written_is_left_among_the_checkpoints(outcomes, optimizer):
-    for name, outcome in outcomes[optimizer].items():
+@pytest.mark.parametrize("variant", ["adamw", "muon", "bank on disk"])
+def test_nothing_half_written_is_left_among_the_checkpoints(outcomes, variant):
+    for name, outcome in outcomes[variant].items():
         assert outcome["checkpoints"] == ["latest", "step-00000012"], name

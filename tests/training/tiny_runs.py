@@ -44,7 +44,7 @@ def recipe(**changes):
     return Recipe(**{**settings, **changes})
 
 
-def build(*kinds, seed=0, size=2, dropout=False, freeze=False):
+def build(*kinds, seed=0, size=2, dropout=False, freeze=False, **place):
     """A host of ``size`` layers with ``kinds`` attached, from a seed of its own."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -53,4 +53,4 @@ def build(*kinds, seed=0, size=2, dropout=False, freeze=False):
         for layer in model.model.layers:
             layer.self_attn.attention_dropout = model.config.attention_dropout
         model.requires_grad_(not freeze)
-        return vm.attach(model, *(kinds or (vm.NoMemory(),)))
+        return vm.attach(model, *(kinds or (vm.NoMemory(),)), **place)

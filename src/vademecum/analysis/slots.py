@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vademecum.stores.base import Store
+
 COVERED_SHARE = 0.01
 HISTOGRAM_BINS = 40
 GATE_MAX = 2.0
@@ -79,7 +81,7 @@ def slot_use(gates: Tensor, rows: Tensor) -> SlotUse:
 
 
 def slot_uses(
-    forwards: Sequence[Mapping[str, Mapping[str, Tensor]]], ids: Sequence[Tensor], memory: Mapping[str, Tensor]
+    forwards: Sequence[Mapping[str, Mapping[str, Tensor]]], ids: Sequence[Tensor], memory: Mapping[str, Tensor | Store]
 ) -> dict[str, SlotUse]:
     """Statistics per layer over recorded forwards, by the record's key such as "move.layers.3".
 
@@ -92,8 +94,14 @@ def slot_uses(
         table = memory.get(f"{key}.bank.weight", memory.get(f"{key.split('.')[0]}.shared.weight"))
         if table is not None:
             gates = torch.cat([forward[key]["gates"] for forward in forwards])
-            found[key] = slot_use(gates, table.detach().cpu()[flat])
+            found[key] = slot_use(gates, _rows(table, flat))
     return found
+
+
+def _rows(table: Tensor | Store, ids: Tensor) -> Tensor:
+    """Rows of ``ids`` [N], each read once: [N, M, W] on the CPU."""
+    unique, inverse = torch.unique(ids, return_inverse=True)
+    return (table.gather(unique) if isinstance(table, Store) else table.detach().cpu()[unique])[inverse]
 
 
 def gate_entropy(gates: Tensor) -> float | None:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vademecum.lookup import Frame
+from vademecum.lookup import Frame, Lookup
 from vademecum.memory.base import Cost, Role, Shared
+from vademecum.memory.ledger import Ledger
+from vademecum.stores.base import Store
+from vademecum.stores.disk import Disk
+from vademecum.stores.ram import Ram
+
+#: Name of the one tensor in a bank's own file.
+TENSOR = "weight"
 
 
 class Bank(Shared):
     """A table with M slots of H x D values for every token id.
 
-    Only the distinct ids of a forward are read. The rows come out in the dtype of the running autocast, cast once
-    for all layers that share them.
+    Only the distinct ids of a forward are read, whatever the table's size. It is described first and placed by
+    ``attach`` (:meth:`place`): as a parameter on the host's device, or in a store in main memory or a file.
 
     Attributes:
-        weight: ``[rows, M, H*D]``, role ``bank``.
+        weight: ``[rows, M, H*D]``, role ``bank``; None where the rows live in a store.
+        store: the rows, where they are no parameter.
+        ledger: where gradients of rows go while a row optimizer trains the bank; None otherwise.
         lr_scale: the optimizer's step relative to a single slot's. All slots of a token receive nearly the same
             gradient while their gates are near 1, so a step of size lr moves the value by about M*lr; dividing by M
             keeps the effective step independent of the number of slots.
@@ -30,11 +41,63 @@ class Bank(Shared):
         self, rows: int, slots: int, heads: int, dim: int, *, std: float, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__()
-        self.slots, self.heads, self.dim = slots, heads, dim
+        self.rows, self.slots, self.heads, self.dim = rows, slots, heads, dim
+        self.std, self.dtype, self.device = std, dtype, device
         self.lr_scale = 1.0 / slots
-        weight = torch.empty(rows, slots, heads * dim, dtype=dtype, device=device)
-        nn.init.normal_(weight, std=std) if std else nn.init.zeros_(weight)
-        self.weight = nn.Parameter(weight)
+        self.weight: nn.Parameter | None
+        self.register_parameter("weight", None)
+        self.store: Store | None = None
+        self.ledger: Ledger | None = None
+
+    @property
+    def row_shape(self) -> tuple[int, int]:
+        """``(M, H*D)``."""
+        return (self.slots, self.heads * self.dim)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows where they live."""
+        if self.store is not None:
+            return self.store.nbytes
+        return self.rows * self.slots * self.heads * self.dim * self.dtype.itemsize
+
+    def place(self, where: str, file: Path, cap: int) -> None:
+        """Make the table and give its rows their start.
+
+        Args:
+            where: ``"device"``, ``"ram"`` or ``"disk"``.
+            file: where a bank on disk keeps its rows; replaced if it is there.
+            cap: bytes of a bank on disk that may be kept in memory.
+        """
+        if where == "device":
+            self.weight = nn.Parameter(torch.zeros(self.rows, *self.row_shape, dtype=self.dtype, device=self.device))
+        elif where == "ram":
+            self.store = Ram(self._pinned(torch.zeros(self.rows, *self.row_shape, dtype=self.dtype)))
+        else:
+            self.store = Disk.create(file, TENSOR, self.rows, self.row_shape, self.dtype, cap=cap)
+        if self.std:
+            table = self.table()
+            table.fill(self._start(table))
+
+    def put(self, store: Store) -> None:
+        """Take the rows from ``store``, which has them already."""
+        self.register_parameter("weight", None)
+        self.store = store
+
+    def table(self) -> Store:
+        """The rows as a store, wherever they live."""
+        if self.store is not None:
+            return self.store
+        assert self.weight is not None, "a bank is placed before it is used"
+        return Ram(self.weight, place="device")
+
+    def beside(self, name: str, row_shape: tuple[int, ...]) -> Store:
+        """Another table of fp32 zeros, of as many rows, where the bank's rows are: an optimizer's state."""
+        if isinstance(self.store, Disk):
+            file = self.store.path.with_name(f"{self.store.path.stem}.{name}{self.store.path.suffix}")
+            return Disk.create(file, TENSOR, self.rows, row_shape, torch.float32, cap=self.store.cap)
+        device = "cpu" if self.weight is None else self.weight.device
+        return Ram(torch.zeros(self.rows, *row_shape, device=device), place=self.where)
 
     def read(self, frame: Frame) -> Tensor:
         """Rows ``[U, M, H, D]`` of the forward's distinct ids.
@@ -43,17 +106,47 @@ class Bank(Shared):
             ValueError: an id below 0 or past the last row (inside a compiled graph the index itself fails).
         """
         lookup = frame.addresses()
-        lookup.require_within(len(self.weight))
-        rows = self.weight[lookup.unique.to(self.weight.device)].view(-1, self.slots, self.heads, self.dim)
-        if torch.is_autocast_enabled(rows.device.type):
-            rows = rows.to(torch.get_autocast_dtype(rows.device.type))
-        return rows
+        lookup.require_within(self.rows)
+        if self.ledger is not None and torch.is_grad_enabled():
+            rows = self._lent(lookup)
+        elif self.weight is not None:
+            rows = self.weight[lookup.unique.to(self.weight.device)]
+        else:
+            rows = self._stored(lookup)
+        seen: Tensor = rows.view(-1, self.slots, self.heads, self.dim)
+        return seen
 
     def cost(self) -> Cost:
         """All rows are parameters; one row is read for a token."""
-        row = self.weight[0].numel()
-        return Cost(params=self.weight.numel(), active_params=row, bytes_per_token=row * self.weight.element_size())
+        row = self.slots * self.heads * self.dim
+        return Cost(params=self.rows * row, active_params=row, bytes_per_token=self.nbytes // max(1, self.rows))
 
     def extra_repr(self) -> str:
-        rows = self.weight.shape[0]
-        return f"rows={rows}, slots={self.slots}, heads={self.heads}, dim={self.dim}, {self.weight.dtype}"
+        return f"rows={self.rows}, slots={self.slots}, heads={self.heads}, dim={self.dim}, {self.dtype}, {self.where}"
+
+    @property
+    def where(self) -> str:
+        """Where the rows live, in a word."""
+        return "device" if self.store is None else self.store.place
+
+    # A compiler cannot look into a store: it breaks its graph here, once, before the first layer.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _stored(self, lookup: Lookup) -> Tensor:
+        assert self.store is not None
+        return self.store.gather(lookup.unique.cpu()).to(lookup.unique.device, self.dtype, non_blocking=True)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _lent(self, lookup: Lookup) -> Tensor:
+        assert self.ledger is not None
+        table = self.table()
+        ids = lookup.unique if table.place == "device" else lookup.unique.cpu()
+        return self.ledger.lend(lookup.unique, table.gather(ids).to(lookup.unique.device))
+
+    def _start(self, table: Store) -> Iterator[Tensor]:
+        device = self.device if table.place == "device" else torch.device("cpu")
+        for piece in table.slices():
+            shape = (piece.stop - piece.start, *self.row_shape)
+            yield torch.empty(shape, dtype=self.dtype, device=device).normal_(std=self.std)
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor

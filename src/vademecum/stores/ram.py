@@ -1,30 +1,36 @@
-"""Rows in main memory, out of sight of ``model.to()`` and of optimizers that step whole tables."""
+"""Rows in one tensor: in main memory, out of sight of ``model.to()`` and of optimizers that step whole tables."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from vademecum.stores.base import Store
 
 
 class Ram(Store):
-    """A tensor on the CPU (pinned where a CUDA device is near, so that rows travel to it without another copy)."""
+    """A tensor seen as rows; on a GPU only where a resident bank is seen through the same window."""
 
-    place = "ram"
-
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, place: str = "ram") -> None:
         """Take ``tensor`` ``[rows, *row_shape]`` as it is; nothing is copied."""
-        self.tensor = tensor.detach()
+        self.tensor, self.place = tensor.detach(), place
         self.rows, self.row_shape, self.dtype = len(tensor), tuple(tensor.shape[1:]), tensor.dtype
 
-    @classmethod
-    def zeros(cls, rows: int, row_shape: tuple[int, ...], dtype: torch.dtype) -> Ram:
-        """A table of zeros; untouched pages of it cost nothing yet."""
-        return cls(torch.zeros(rows, *row_shape, dtype=dtype))
-
     def gather(self, ids: Tensor) -> Tensor:
-        return self.tensor.index_select(0, ids)
+        return self.tensor.index_select(0, ids.to(self.tensor.device))
 
     def write(self, ids: Tensor, values: Tensor) -> None:
-        self.tensor.index_copy_(0, ids, values.to(self.dtype))
+        self.tensor.index_copy_(0, ids.to(self.tensor.device), values.to(self.tensor.device, self.dtype))
+
+    def chunks(self) -> Iterator[Tensor]:
+        for piece in self.slices():
+            yield self.tensor[piece].cpu()
+
+    def fill(self, chunks: Iterator[Tensor]) -> None:
+        start = 0
+        for chunk in chunks:
+            self.tensor[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        if start != self.rows:
+            raise ValueError(f"{start} rows were given for a table of {self.rows}.")

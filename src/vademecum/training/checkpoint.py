@@ -10,23 +10,24 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
 
 from vademecum import files
+from vademecum.state import Rows
+from vademecum.stores import tables
+from vademecum.stores.disk import Disk
 
 FOLDER = "checkpoints"
 LATEST = "latest"
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8,})")
 
-Tensors = Mapping[str, Mapping[str, Tensor]]
+Tensors = Mapping[str, Mapping[str, Rows]]
 """Tensors by part ("host", "memory", "optimizer") and name."""
 
 
@@ -58,7 +59,7 @@ class Checkpoint:
 
     Attributes:
         folder: where it lies.
-        tensors: as they were saved, on the CPU, by part and name.
+        tensors: as they were saved, on the CPU, by part and name; tables where that was asked for.
         state: everything else: step, counters, random states.
     """
 
@@ -89,8 +90,7 @@ def save(run: Path, step: int, tensors: Tensors, state: Mapping[str, Any], *, ke
 
     def fill(folder: Path) -> None:
         for part, named in tensors.items():
-            plain = {name: tensor.detach().contiguous() for name, tensor in named.items()}
-            save_file(plain, str(folder / f"{part}.safetensors"))
+            tables.write(folder / f"{part}.safetensors", named)
         text = json.dumps({**state, "step": step, "tensors": layout}, indent=1)
         (folder / STATE).write_text(text, encoding="utf-8")
 
@@ -102,12 +102,15 @@ def save(run: Path, step: int, tensors: Tensors, state: Mapping[str, Any], *, ke
     return target
 
 
-def load(run: Path, *, parts: tuple[str, ...] | None = None, fall_back: bool = False) -> Checkpoint | None:
+def load(
+    run: Path, *, parts: tuple[str, ...] | None = None, fall_back: bool = False, as_tables: Collection[str] = ()
+) -> Checkpoint | None:
     """Read the checkpoint that ``latest`` names, verified; None where the run has none yet.
 
     Args:
         run: the run's folder.
         parts: the parts to read, all where None.
+        as_tables: names of tensors that are not read, but given as tables of the file.
         fall_back: take the newest good checkpoint where the latest is damaged; the damaged ones after it are renamed
             to ``*.damaged``.
 
@@ -120,7 +123,7 @@ def load(run: Path, *, parts: tuple[str, ...] | None = None, fall_back: bool = F
         if latest is None:
             return None
         damaged = latest
-        return read(latest, parts=parts)
+        return read(latest, parts=parts, as_tables=as_tables)
     except _BadPointer as error:
         damaged, fault = run / FOLDER / LATEST, str(error)
     except (files.Damaged, FileNotFoundError) as error:
@@ -134,10 +137,10 @@ def load(run: Path, *, parts: tuple[str, ...] | None = None, fall_back: bool = F
         if step > good:
             _set_aside(folder_of(run, step))
     files.move_pointer(run / FOLDER / LATEST, folder_of(run, good).name)
-    return read(folder_of(run, good), parts=parts)
+    return read(folder_of(run, good), parts=parts, as_tables=as_tables)
 
 
-def read(folder: Path, *, parts: tuple[str, ...] | None = None) -> Checkpoint:
+def read(folder: Path, *, parts: tuple[str, ...] | None = None, as_tables: Collection[str] = ()) -> Checkpoint:
     """Read one checkpoint after checking every byte of it.
 
     Raises:
@@ -150,13 +153,13 @@ def read(folder: Path, *, parts: tuple[str, ...] | None = None) -> Checkpoint:
         layout = state.pop("tensors")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise files.Damaged(f"{folder / STATE} cannot be read ({error}).") from error
-    tensors: dict[str, Mapping[str, Tensor]] = {}
+    tensors: dict[str, Mapping[str, Rows]] = {}
     for part, expected in layout.items():
         if parts is not None and part not in parts:
             continue
         path = folder / f"{part}.safetensors"
         try:
-            tensors[part] = load_file(str(path))
+            tensors[part] = _opened(path, as_tables)
         except (OSError, SafetensorError) as error:
             raise files.Damaged(f"{path} cannot be read ({error}).") from error
         found = _layout(tensors[part])
@@ -196,7 +199,14 @@ def is_good(folder: Path) -> bool:
     return True
 
 
-def _layout(named: Mapping[str, Tensor]) -> dict[str, str]:
+def _opened(path: Path, as_tables: Collection[str]) -> dict[str, Rows]:
+    with safe_open(str(path), "pt") as file:
+        names = list(file.keys())
+        tensors: dict[str, Rows] = {name: file.get_tensor(name) for name in names if name not in as_tables}
+    return tensors | {name: Disk(path, name, cap=0) for name in names if name in as_tables}
+
+
+def _layout(named: Mapping[str, Rows]) -> dict[str, str]:
     return {name: f"{str(one.dtype).removeprefix('torch.')}{list(one.shape)}" for name, one in named.items()}
 
 

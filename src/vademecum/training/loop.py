@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vademecum import data, state
+from vademecum.stores.base import Store
 from vademecum.surgery import record
 from vademecum.training import checkpoint, run_file, schedule, watch
 from vademecum.training.checkpoint import Checkpoint
@@ -94,7 +95,7 @@ class Run:
         """
         run = cls(Path(folder), build(), corpus, recipe)
         run_file.open_or_check(run.folder, run.model, corpus, recipe, description or {}, frozen=run.frozen)
-        saved = checkpoint.load(run.folder, fall_back=fall_back)
+        saved = checkpoint.load(run.folder, fall_back=fall_back, as_tables=run._tables())
         if saved is not None:
             run._restore(saved)
         run._lines.rewind(run.step)
@@ -188,10 +189,16 @@ class Run:
         self._saved = self.step
         return target
 
-    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+    def tensors(self) -> dict[str, Mapping[str, state.Rows]]:
         """What the run learns: the memory, and the host unless it is frozen."""
         memory = state.memory_state_dict(self.model)
-        return {"memory": memory} if self.frozen else {"host": state.host_state_dict(self.model), "memory": memory}
+        host: Mapping[str, state.Rows] = {} if self.frozen else state.host_state_dict(self.model)
+        return {"memory": memory} if self.frozen else {"host": host, "memory": memory}
+
+    def _tables(self) -> set[str]:
+        """Names of what is larger than memory, or may be."""
+        named = [*state.memory_state_dict(self.model).items(), *self.optimizer.state_dict().items()]
+        return {name for name, value in named if isinstance(value, Store)}
 
     def close(self) -> None:
         """Finish writing metrics."""

@@ -1,4 +1,4 @@
-"""Optimizers by role behind one object: AdamW for everything, or Muon for the host's matrices."""
+"""Optimizers by role behind one object: rows for banks; AdamW for the rest, or Muon for the host's matrices."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vademecum import roles
+from vademecum.memory.base import Role
+from vademecum.state import Rows
 from vademecum.training.recipe import Recipe
+from vademecum.rows import RowOptimizer
 
 BETAS = (0.9, 0.95)
+ROWS = "rows/"  # what the state of the banks' optimizer is called by
 
 #: A parameter with its learning rate and weight decay.
 _Wanted = tuple[nn.Parameter, float, float]
@@ -24,11 +28,14 @@ class Optimizer:
 
     Attributes:
         parts: the torch optimizers by name, "adamw" and perhaps "muon".
-        roles: trainable parameters by role, as clipping sees them.
+        rows: the optimizer of the banks.
+        roles: trainable parameters by role, as clipping sees them; those of banks are rows, not listed.
     """
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
         self.clip = recipe.clip
+        # First: it takes the banks out of what the others see.
+        self.rows = RowOptimizer(model, lr=recipe.lr, rule=recipe.bank_rule, seed=recipe.seed)
         self.roles: dict[str, list[nn.Parameter]] = {}
         self._names: dict[Tensor, str] = {}
         wanted: dict[str, list[_Wanted]] = defaultdict(list)
@@ -55,7 +62,9 @@ class Optimizer:
 
     def grad_norms(self) -> dict[str, Tensor]:
         """Norm of the gradient of each role, before clipping, as 0-d tensors; nothing waits for the device."""
-        return {role: torch.nn.utils.get_total_norm(_grads(params)) for role, params in self.roles.items()}
+        norms = {role: torch.nn.utils.get_total_norm(_grads(params)) for role, params in self.roles.items()}
+        banks = self.rows.grad_norms()
+        return norms | ({str(Role.BANK): torch.stack(banks).norm()} if banks else {})
 
     def step(self, *, factor: float, norms: Mapping[str, float]) -> None:
         """Clip each role to the recipe's norm and step.
@@ -71,22 +80,26 @@ class Optimizer:
             for group in part.param_groups:
                 group["lr"] = group["base_lr"] * factor
             part.step()
+        norm = norms.get(Role.BANK, 0.0)
+        self.rows.step(factor=factor, scale=self.clip / norm if 0 < self.clip < norm else 1.0)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for part in self.parts.values():
             part.zero_grad(set_to_none=True)
+        self.rows.zero_grad()
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Rows]:
         """All state as tensors named ``part/entry/parameter``, such as ``adamw/exp_avg/lm_head.weight``."""
-        return {
+        found: dict[str, Rows] = {
             f"{name}/{entry}/{self._names[param]}": value
             for name, part in self.parts.items()
             for param, state in part.state.items()
             for entry, value in state.items()
         }
+        return found | ({f"{ROWS}{name}": value for name, value in self.rows.state_dict().items()} if self.rows else {})
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Rows]) -> None:
         """Take what :meth:`state_dict` gave, copied.
 
         Raises:
@@ -95,7 +108,12 @@ class Optimizer:
         params = {name: param for param, name in self._names.items()}
         homes = {param: one for one in self.parts.values() for group in one.param_groups for param in group["params"]}
         loaded: dict[Tensor, dict[str, Tensor]] = defaultdict(dict)
+        rows = {key.removeprefix(ROWS): value for key, value in state.items() if key.startswith(ROWS)}
+        if self.rows or rows:
+            self.rows.load_state_dict(rows)
         for key, value in state.items():
+            if key.startswith(ROWS) or not isinstance(value, Tensor):
+                continue
             part, entry, name = [*key.split("/", 2), "", ""][:3]
             param = params.get(name)
             if param is None or homes[param] is not self.parts.get(part):

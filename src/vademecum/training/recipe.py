@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OPTIMIZERS = ("adamw", "muon")
+BANK_RULES = ("rms", "adagrad", "adam")
 DTYPES = ("fp32", "bf16")
 MEMORY_SEED = 1_000_003  # far from the small seeds people choose, so that memory and host never draw the same numbers
 
@@ -29,6 +30,7 @@ class Recipe:
         embedding_ratio: rate of the host's input embedding over ``lr`` where it is not tied to the head. Lookup tables
             want large steps, a host's own as much as a bank's (decision 0004).
         optimizer: "adamw", or "muon" for the host's matrices with AdamW for everything else.
+        bank_rule: how rows of banks are stepped, by :data:`vademecum.rows.RULES`.
         warmup: share of the steps in which the rate rises from 0 to its peak.
         decay: share of the steps, at the end, in which it falls to 0.
         weight_decay: decoupled decay of matrices; vectors and banks have none.
@@ -49,6 +51,7 @@ class Recipe:
     lr: float = 6e-3
     embedding_ratio: float = 20.0
     optimizer: str = "adamw"
+    bank_rule: str = "rms"
     warmup: float = 0.05
     decay: float = 0.3
     weight_decay: float = 0.1
@@ -87,6 +90,7 @@ class Recipe:
             )
         self._require_choice("optimizer", OPTIMIZERS)
         self._require_choice("dtype", DTYPES)
+        self._require_choice("bank_rule", BANK_RULES)
         if self.eval_tokens and self.eval_tokens < self.length:
             raise ValueError(
                 f"eval_tokens={self.eval_tokens} is less than one sequence of length={self.length}; "

@@ -1,0 +1,260 @@
+"""The optimizer of banks: its state is by row, and a step touches only the rows that were read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from vademecum import roles
+from vademecum.memory.bank import Bank
+from vademecum.memory.base import Role
+from vademecum.memory.ledger import Ledger
+from vademecum.state import Rows
+from vademecum.stores.base import Store
+from vademecum.stores.ram import Ram
+from vademecum.surgery import memories
+
+EPS = 1e-8
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How gradients of rows become steps.
+
+    Attributes:
+        state: names of the state's tables with the shape of their rows, given a bank's ``(M, W)``.
+        direction: ``(gradients [U, M, W], state by name) -> direction [U, M, W]``, about 1 per value; changes the state
+            tensors in place. May overwrite the gradients.
+    """
+
+    state: Mapping[str, Callable[[tuple[int, int]], tuple[int, ...]]]
+    direction: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
+
+def _rms(grads: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """Root mean square of a slot's gradient over its width and over the times it was read, decay 0.95."""
+    seen, now = state["square"], grads.square().mean(-1)
+    # A slot that was never read has no past to average with: its first step is as large as any.
+    seen.copy_(torch.where(seen == 0, now, torch.lerp(now, seen, 0.95)))
+    return grads.div_(seen.sqrt().add_(EPS).unsqueeze(-1))
+
+
+def _adagrad(grads: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """The sum of a slot's mean squares: steps shrink with the times it was read."""
+    seen = state["square"].add_(grads.square().mean(-1))
+    return grads.div_(seen.sqrt().add_(EPS).unsqueeze(-1))
+
+
+def _adam(grads: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """Adam (0.9, 0.95) of every value, its bias corrected by the times that the row was read."""
+    first, second, count = state["first"], state["second"], state["count"].add_(1)
+    first.lerp_(grads, 0.1)
+    second.lerp_(grads.square_(), 0.05)
+    scale = (1 - 0.95**count).sqrt_() / (1 - 0.9**count)
+    return first.div(second.sqrt().add_(EPS)).mul_(scale.unsqueeze(-1))
+
+
+#: ``rms`` and ``adagrad`` keep one number per slot of a row, ``adam`` two per value and one per slot.
+RULES: Mapping[str, Rule] = {
+    "rms": Rule({"square": lambda row: row[:1]}, _rms),
+    "adagrad": Rule({"square": lambda row: row[:1]}, _adagrad),
+    "adam": Rule({"first": lambda row: row, "second": lambda row: row, "count": lambda row: row[:1]}, _adam),
+}
+
+
+@dataclass
+class _Held:
+    """One bank while it is trained."""
+
+    bank: Bank
+    table: Store
+    state: dict[str, Store]
+    lr: float
+    grads: tuple[Tensor, Tensor] | None = field(default=None)
+
+
+class RowOptimizer:
+    """Trains the banks of a model wherever they live, by the rows that were read.
+
+    While it exists the distinct rows of a forward are leaves of autograd in place of the table, so neither gradient nor
+    state nor step is of the table's size. A bank in RAM or on disk learns the same bits as one on the device. Rows of
+    bf16 are rounded stochastically, since a step is often smaller than half of what their next value lies away.
+
+        optimizer = torch.optim.AdamW(vm.param_groups(model, lr=1e-3))   # everything but the banks
+        rows = vm.RowOptimizer(model, lr=1e-3)                           # make it before param_groups
+        loss.backward(); optimizer.step(); rows.step(); optimizer.zero_grad(); rows.zero_grad()
+
+    Attributes:
+        lr: the host's learning rate; a bank's is this times 60 over its slots, as in :func:`vademecum.param_groups`.
+            Change it for a schedule.
+        steps: steps made.
+    """
+
+    def __init__(self, model: nn.Module, *, lr: float, rule: str = "rms", seed: int = 0) -> None:
+        """Take over the banks of ``model``: those on the device that are trainable, and all others.
+
+        Args:
+            model: with memories.
+            lr: the host's learning rate.
+            rule: ``"rms"`` or ``"adagrad"`` (one number per slot of a row), or ``"adam"`` (two per value).
+            seed: of stochastic rounding.
+
+        Raises:
+            ValueError: nothing is attached, an unknown rule, or a bank that another optimizer holds or that can only
+                be read.
+        """
+        if rule not in RULES:
+            near = difflib.get_close_matches(str(rule), RULES, n=1, cutoff=0)[0]
+            raise ValueError(f"rule={rule!r} was given; did you mean {near!r}? Write one of {', '.join(RULES)}.")
+        self.lr, self.steps = lr, 0
+        self._rule, self._seed = RULES[rule], seed
+        banks = {name: bank for name, bank in memories(model).banks().items() if _trainable(bank)}
+        for name, bank in banks.items():
+            _require_free(name, bank)
+        self._held = {name: self._take(bank) for name, bank in banks.items()}
+
+    def __len__(self) -> int:
+        """How many banks it trains."""
+        return len(self._held)
+
+    def grad_norms(self) -> list[Tensor]:
+        """Norm of each bank's gradient, 0-d; call once backward is done."""
+        return [held.grads[1].norm() for held in self._merged() if held.grads is not None]
+
+    @torch.no_grad()
+    def step(self, *, factor: float = 1.0, scale: float = 1.0) -> None:
+        """Step the rows that were read.
+
+        Args:
+            factor: of a schedule, on the learning rate.
+            scale: on the gradients, for clipping.
+        """
+        for number, held in enumerate(self._merged()):
+            if held.grads is None:
+                continue
+            ids, grads = held.grads
+            grads = grads.view(len(ids), *held.bank.row_shape).mul_(scale)
+            if held.table.place != "device":
+                ids = ids.cpu()
+            state = {name: table.gather(ids).to(grads.device) for name, table in held.state.items()}
+            direction = self._rule.direction(grads, state)
+            rows = held.table.gather(ids).to(grads.device)
+            new = rows.float().sub_(direction, alpha=self.lr * held.lr * factor)
+            held.table.write(ids, new if rows.dtype == new.dtype else self._rounded(new, rows.dtype, number))
+            for name, table in held.state.items():
+                table.write(ids, state[name])
+        self.steps += 1
+
+    def zero_grad(self) -> None:
+        """Forget what was read."""
+        for held in self._held.values():
+            held.grads = None
+            _ledger(held.bank).clear()
+
+    def state_dict(self) -> dict[str, Rows]:
+        """All state by ``entry/bank``, such as ``square/move.shared.weight``, and ``steps``."""
+        found: dict[str, Rows] = {
+            f"{entry}/{name}": table.tensor if isinstance(table, Ram) else table
+            for name, held in self._held.items()
+            for entry, table in held.state.items()
+        }
+        return found | {"steps": torch.tensor(self.steps)}
+
+    def load_state_dict(self, state: Mapping[str, Rows]) -> None:
+        """Take what :meth:`state_dict` gave, copied.
+
+        Raises:
+            ValueError: it is another model's, another rule's, or incomplete.
+        """
+        mine = self.state_dict()
+        for key in sorted(mine.keys() ^ state.keys()):
+            raise ValueError(
+                f"the state of the row optimizer {'has' if key in state else 'lacks'} {key!r}, which the one that is "
+                f"loaded {'lacks' if key in state else 'has'}; load what was saved with the same memory and rule."
+            )
+        for key, given in state.items():
+            if tuple(given.shape) != tuple(mine[key].shape):
+                raise ValueError(f"the state {key!r} is {list(given.shape)}, expected {list(mine[key].shape)}.")
+        for name, held in self._held.items():
+            for entry, table in held.state.items():
+                given = state[f"{entry}/{name}"]
+                table.fill((Ram(given) if isinstance(given, Tensor) else given).chunks())
+        steps: Any = state["steps"]
+        self.steps = int(steps)
+
+    def release(self) -> None:
+        """Give the banks back: one on the device is a trainable parameter again."""
+        for held in self._held.values():
+            held.bank.ledger = None
+            if held.bank.weight is not None:
+                held.bank.weight.requires_grad_(True)
+        self._held.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _take(self, bank: Bank) -> _Held:
+        bank.ledger = Ledger()
+        if bank.weight is not None:
+            # Other optimizers, and what counts trainable parameters, now leave it alone.
+            bank.weight.requires_grad_(False)
+        state = {name: bank.beside(name, shape(bank.row_shape)) for name, shape in self._rule.state.items()}
+        return _Held(bank, bank.table(), state, roles.LR_RATIO[Role.BANK] * bank.lr_scale)
+
+    def _merged(self) -> list[_Held]:
+        for held in self._held.values():
+            if held.grads is None:
+                held.grads = _ledger(held.bank).merge()
+        return list(self._held.values())
+
+    def _rounded(self, values: Tensor, dtype: torch.dtype, number: int) -> Tensor:
+        if dtype != torch.bfloat16:
+            return values.to(dtype)
+        # Drawn on the CPU from the step alone: the same whatever the device and wherever the rows live.
+        drawn_by = ((self._seed * 1_000_003 + self.steps) * 1_009 + number) % 2**63
+        generator = torch.Generator().manual_seed(drawn_by)
+        noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, generator=generator)
+        return round_stochastically(values, noise.to(values.device))
+
+
+def round_stochastically(values: Tensor, noise: Tensor) -> Tensor:
+    """``values`` in fp32 to bf16, up or down with the chance that makes the mean right.
+
+    Args:
+        values: fp32.
+        noise: int32 of the same shape, uniform in 0 .. 65535.
+    """
+    # bf16 is fp32 without its lower 16 bits: adding noise to them carries into the rest in proportion to their size.
+    bits = values.view(torch.int32) + noise
+    rounded = (bits & -65536).view(torch.float32)
+    return torch.where(values.isfinite(), rounded, values).to(torch.bfloat16)
+
+
+def _trainable(bank: Bank) -> bool:
+    return bank.weight is None or bank.weight.requires_grad or bank.ledger is not None
+
+
+def _require_free(name: str, bank: Bank) -> None:
+    if bank.ledger is not None:
+        raise ValueError(f"another row optimizer trains {name}; call its release() first.")
+    if not getattr(bank.store, "writable", True):
+        raise ValueError(
+            f"{name} is read in place from {getattr(bank.store, 'path', 'its file')} and cannot be trained; load it "
+            "with bank_folder=FOLDER to train a copy of it there, or with bank='ram'."
+        )
+
+
+def _ledger(bank: Bank) -> Ledger:
+    assert bank.ledger is not None
+    return bank.ledger

@@ -1,0 +1,94 @@
+"""Where a bank lives: asked for in a word, or decided by what fits."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vademecum.stores.disk import CAP
+
+PLACES = ("auto", "device", "ram", "disk")
+#: Share of the free memory that a bank may take; the rest is for activations, gradients and other processes.
+SHARE = 0.5
+#: A container's limit and use of memory, where there is one.
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+_UNITS: Mapping[str, int] = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What was asked for.
+
+    Attributes:
+        place: ``"device"`` (a parameter beside the host's), ``"ram"`` (main memory, whatever device the host is on),
+            ``"disk"`` (a file) or ``"auto"`` (the first of these with room).
+        folder: where files of a bank on disk go; None makes a folder that goes when the model does.
+        cap: bytes of a bank on disk that may be kept in memory.
+    """
+
+    place: str = "auto"
+    folder: Path | None = None
+    cap: int = CAP
+
+    def __post_init__(self) -> None:
+        if self.place not in PLACES:
+            near = difflib.get_close_matches(str(self.place), PLACES, n=1, cutoff=0)[0]
+            raise ValueError(f"bank={self.place!r} was given; did you mean {near!r}? Write one of {', '.join(PLACES)}.")
+        if self.cap < 0:
+            raise ValueError(f"bank_cap={self.cap} was given; expected a number of bytes, such as 2**30 or '1GB'.")
+
+    @classmethod
+    def of(cls, place: str, folder: str | Path | None, cap: int | str | None) -> Placement:
+        """From what a caller writes; ``cap`` may be ``"512MB"``, None is the default."""
+        size = CAP if cap is None else parse_size(cap)
+        return cls(place=place, folder=None if folder is None else Path(folder), cap=size)
+
+    def decide(self, nbytes: int, device: torch.device) -> str:
+        """The place, ``"auto"`` resolved for a bank of ``nbytes`` beside a host on ``device``."""
+        if self.place != "auto":
+            return self.place
+        if nbytes <= SHARE * free_bytes(device):
+            return "device"
+        return "ram" if device.type != "cpu" and nbytes <= SHARE * free_bytes(torch.device("cpu")) else "disk"
+
+
+def parse_size(text: int | str) -> int:
+    """Bytes from a number or from ``"4GB"``, ``"512 MB"``; powers of ten.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(text, int):
+        return text
+    plain = text.strip().lower().removesuffix("b").strip()
+    number, unit = (plain[:-1], plain[-1]) if plain and plain[-1] in _UNITS else (plain, "")
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} was given for a size; expected bytes such as 1000000000 or 1GB.") from None
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that are free on a device now; a container's own limit counts."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (path.read_text(encoding="ascii").strip() for path in _LIMITS)
+        return min(free, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return free
+
+
+def size(nbytes: int) -> str:
+    """Bytes in words: ``1.50 GB``."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.2f} {unit}"
+    return f"{nbytes} B"
