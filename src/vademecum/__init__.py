@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vademecum.kinds.none import NoMemory as NoMemory
     from vademecum.memory.base import every as every
     from vademecum.roles import param_groups as param_groups
+    from vademecum.rows import RowOptimizer as RowOptimizer
     from vademecum.saving import load as load
     from vademecum.saving import save as save
     from vademecum.sharding import gather_experts as gather_experts
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from vademecum.surgery import detach as detach
     from vademecum.surgery import knocked_out as knocked_out
     from vademecum.surgery import memories as memories
+    from vademecum.surgery import prefetch as prefetch
     from vademecum.surgery import record as record
-    from vademecum.rows import RowOptimizer as RowOptimizer
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _HOMES: Mapping[str, str] = {
     "memories": "surgery",
     "ops": "",
     "param_groups": "roles",
+    "prefetch": "surgery",
     "record": "surgery",
     "save": "saving",
     "shard_experts": "sharding",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from vademecum import files, hosts, kinds
@@ -18,7 +17,7 @@ from vademecum.memory.bank import Bank
 from vademecum.state import Rows, load_memory_state_dict, memory_state_dict
 from vademecum.stores import tables
 from vademecum.stores.base import Store
-from vademecum.stores.disk import Disk
+from vademecum.stores.disk import Disk, opened
 from vademecum.stores.placement import Placement
 from vademecum.stores.ram import Ram
 from vademecum.surgery import assemble, detach, memories
@@ -113,14 +112,12 @@ def load(
             f"{type(model).__name__}; call vm.detach(model) first, load attaches what the folder holds."
         )
     try:
-        root = memories(model)
-        tensors = _tensors(source / TENSORS, root.banks())
+        tensors: dict[str, Rows] = dict(opened(source / TENSORS, memories(model).banks()))
+        vocabulary = int(about["host"]["vocabulary"])
         if fresh:
-            straight = _straight(root.banks(), tensors, placement)
-            root.scratch = placing.place({n: b for n, b in root.banks().items() if n not in straight}, placement)
-            tensors |= straight
-            placing.tell(root.banks())
-        load_memory_state_dict(model, _grown(tensors, model, int(about["host"]["vocabulary"])))
+            take(model, tensors, placement, rows=vocabulary)
+        else:
+            load_memory_state_dict(model, _grown(tensors, model, vocabulary))
     except BaseException:
         if fresh:
             detach(model)
@@ -128,33 +125,42 @@ def load(
     return model
 
 
-def _tensors(file: Path, banks: Mapping[str, Bank]) -> dict[str, Rows]:
-    """What lies in ``file``; rows of banks as a table that is read when they are asked for."""
-    with safe_open(str(file), "pt") as opened:
-        names = list(opened.keys())
-        tensors: dict[str, Rows] = {name: opened.get_tensor(name) for name in names if name not in banks}
-    return tensors | {name: Disk(file, name, cap=0) for name in names if name in banks}
+def take(model: nn.Module, tensors: Mapping[str, Rows], placement: Placement, *, rows: int | None = None) -> None:
+    """Place the banks of a model that was only assembled, and fill its memory.
+
+    Args:
+        model: see :func:`vademecum.surgery.assemble`.
+        tensors: by the names of :func:`vademecum.state.memory_state_dict`; rows of banks may be tables.
+        placement: where the banks are to live. On disk without a folder they are read in place, where they lie.
+        rows: size of the vocabulary that ``tensors`` were made for, where the host's may have grown since.
+
+    Raises:
+        ValueError: the tensors do not fit, or a bank that has grown cannot be read in place.
+    """
+    root = memories(model)
+    banks = root.banks()
+    read_in_place = placement.folder is None and placing.decide(banks, placement) == "disk"
+    stay = {
+        name: _in_place(name, bank, found, placing.share(bank, banks, placement.cap))
+        for name, bank in banks.items()
+        if read_in_place and isinstance(found := tensors.get(name), Disk)
+    }
+    root.scratch = placing.place({name: bank for name, bank in banks.items() if name not in stay}, placement)
+    given = {**tensors, **stay}
+    load_memory_state_dict(model, given if rows is None else _grown(given, model, rows))
+    placing.tell(banks)
 
 
-def _straight(banks: Mapping[str, Bank], tensors: Mapping[str, Rows], placement: Placement) -> dict[str, Rows]:
-    """Banks that are read from the very file they were saved in: on disk, and not to be trained."""
-    if placement.folder is not None or placing.decide(banks, placement) != "disk":
-        return {}
-    found: dict[str, Rows] = {}
-    for name, bank in banks.items():
-        saved = tensors.get(name)
-        if not isinstance(saved, Disk):
-            continue  # the strict comparison that follows names it
-        if saved.shape != (bank.rows, *bank.row_shape):
-            raise ValueError(
-                f"{saved.path} has {list(saved.shape)} under {name!r} where this host needs "
-                f"{[bank.rows, *bank.row_shape]}, so it cannot be read in place; give bank_folder= for a copy that "
-                "fits, or bank='ram'."
-            )
-        store = Disk(saved.path, name, cap=placing.share(bank, banks, placement.cap))
-        bank.put(store)
-        found[name] = store
-    return found
+def _in_place(name: str, bank: Bank, saved: Disk, cap: int) -> Disk:
+    if saved.shape != (bank.rows, *bank.row_shape):
+        raise ValueError(
+            f"{saved.path} has {list(saved.shape)} under {name!r} where this host needs "
+            f"{[bank.rows, *bank.row_shape]}, so it cannot be read in place; give bank_folder= for a copy that "
+            "fits, or bank='ram'."
+        )
+    store = Disk(saved.path, name, cap=cap)
+    bank.put(store)
+    return store
 
 
 def _grown(tensors: dict[str, Rows], model: nn.Module, rows: int) -> dict[str, Rows]:

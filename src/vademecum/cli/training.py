@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vademecum.cli.texts import DATA, HOST, SIZE
+from vademecum.cli.texts import BANK, BANK_CAP, DATA, HOST, SIZE
 
 verbs = typer.Typer()
 
@@ -47,6 +47,11 @@ def train(
     ] = False,
     tracker: Annotated[str | None, typer.Option(help="tensorboard or trackio, beside metrics.jsonl.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; the GPU where there is one.")] = None,
+    bank: Annotated[str, typer.Option(help=BANK)] = "auto",
+    bank_cap: Annotated[str | None, typer.Option(help=BANK_CAP)] = None,
+    bank_rule: Annotated[
+        str, typer.Option(help="Steps of a bank's rows: rms or adagrad (a number per slot), adam (two per value).")
+    ] = "rms",
 ) -> None:
     """Train a host with memories, from scratch or from a model folder. Ctrl-C saves; the same command goes on."""
     from vademecum.training import Recipe, commands
@@ -58,6 +63,7 @@ def train(
         batch=batch,
         length=length,
         optimizer=optimizer,
+        bank_rule=bank_rule,
         dtype=dtype,
         accumulate=accumulate,
         seed=seed,
@@ -78,6 +84,8 @@ def train(
         fall_back=fall_back,
         tracker=tracker,
         device=device,
+        bank=bank,
+        bank_cap=bank_cap,
         echo=typer.echo,
     )
 
@@ -91,6 +99,8 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token every time.")] = 0.8,
     top_p: Annotated[float, typer.Option(help="Share of the probability to sample from.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    bank: Annotated[str, typer.Option(help=BANK)] = "auto",
+    bank_cap: Annotated[str | None, typer.Option(help=BANK_CAP)] = None,
 ) -> None:
     """Stream text from a trained run or from an arm of a comparison."""
     from vademecum.training import commands
@@ -107,5 +117,15 @@ def generate(
         sys.stdout.flush()
         waiting.clear()
 
-    commands.generate(run, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, write=write)
+    commands.generate(
+        run,
+        prompt,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        bank=bank,
+        bank_cap=bank_cap,
+        write=write,
+    )
     write("\n")

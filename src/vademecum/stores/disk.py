@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from vademecum import files
@@ -208,6 +209,14 @@ class Disk(Store):
         while view:
             count = os.pwritev(self._file, [view], offset)
             view, offset = view[count:], offset + count
+
+
+def opened(path: Path, as_tables: Collection[str] = ()) -> dict[str, Tensor | Disk]:
+    """The tensors of a safetensors file; those named in ``as_tables`` are not read, but given as tables of the file."""
+    with safe_open(str(path), "pt") as file:
+        names = list(file.keys())
+        tensors: dict[str, Tensor | Disk] = {name: file.get_tensor(name) for name in names if name not in as_tables}
+    return tensors | {name: Disk(path, name, cap=0) for name in names if name in as_tables}
 
 
 def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:

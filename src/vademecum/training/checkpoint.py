@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from vademecum import files
 from vademecum.state import Rows
 from vademecum.stores import tables
-from vademecum.stores.disk import Disk
+from vademecum.stores.disk import opened
 
 FOLDER = "checkpoints"
 LATEST = "latest"
@@ -159,7 +159,7 @@ def read(folder: Path, *, parts: tuple[str, ...] | None = None, as_tables: Colle
             continue
         path = folder / f"{part}.safetensors"
         try:
-            tensors[part] = _opened(path, as_tables)
+            tensors[part] = opened(path, as_tables)
         except (OSError, SafetensorError) as error:
             raise files.Damaged(f"{path} cannot be read ({error}).") from error
         found = _layout(tensors[part])
@@ -197,13 +197,6 @@ def is_good(folder: Path) -> bool:
     except (files.Damaged, FileNotFoundError):
         return False
     return True
-
-
-def _opened(path: Path, as_tables: Collection[str]) -> dict[str, Rows]:
-    with safe_open(str(path), "pt") as file:
-        names = list(file.keys())
-        tensors: dict[str, Rows] = {name: file.get_tensor(name) for name in names if name not in as_tables}
-    return tensors | {name: Disk(path, name, cap=0) for name in names if name in as_tables}
 
 
 def _layout(named: Mapping[str, Rows]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +12,10 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from vademecum import data, kinds, state
+from vademecum import data, kinds, saving, state
+from vademecum.memory import placing
 from vademecum.memory.base import Kind
+from vademecum.stores.placement import Placement
 from vademecum.surgery import attach, memories
 from vademecum.training import checkpoint, metrics, presets, run_file
 from vademecum.training.export import export
@@ -40,6 +42,8 @@ def train(
     fall_back: bool = False,
     tracker: str | None = None,
     device: str | None = None,
+    bank: str = "auto",
+    bank_cap: int | str | None = None,
     cache: Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> Run:
@@ -58,6 +62,9 @@ def train(
         fall_back: go on from the last good checkpoint where the latest is damaged.
         tracker: "tensorboard" or "trackio", besides the metrics file.
         device: such as "cuda"; the GPU where there is one, where None.
+        bank: where rows of banks live, as in :func:`vademecum.attach`; what is learned is the same, and a run may go
+            on with another place.
+        bank_cap: bytes of rows of a bank on disk that may be kept in memory.
         cache: folder of prepared data; the user's cache where None.
         echo: takes lines for the user.
 
@@ -83,13 +90,15 @@ def train(
             if freeze_host:
                 model.requires_grad_(False)
             torch.manual_seed(recipe.seed + MEMORY_SEED)
-            attach(model, *chosen)
+            attach(model, *chosen, bank=bank, bank_folder=Path(out) / run_file.BANKS, bank_cap=bank_cap)
         return nn.Module.to(model, where)
 
     run = Run.open(
         out, build=build, corpus=corpus, recipe=recipe, description=description, trackers=trackers, fall_back=fall_back
     )
     echo(str(memories(run.model)))
+    for line in placing.sizes(memories(run.model).banks()):
+        echo(line)
     if run.step:
         echo(f"{out} goes on after step {run.step} of {recipe.steps}.")
     shown = progress(recipe.steps, done=run.step)
@@ -110,8 +119,15 @@ def _on_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def load(run: str | Path) -> tuple[PreTrainedModel, Tokenizer, int]:
+def load(
+    run: str | Path, *, bank: str = "auto", bank_cap: int | str | None = None
+) -> tuple[PreTrainedModel, Tokenizer, int]:
     """Model (evaluation mode), tokenizer and end-of-text id of a run, finished or not, from its last good checkpoint.
+
+    Args:
+        run: the run's folder.
+        bank: where rows of banks live; on disk they are read in place, from the checkpoint.
+        bank_cap: bytes of rows of a bank on disk that may be kept in memory.
 
     Raises:
         FileNotFoundError: the folder is no run, or the run has no checkpoint yet.
@@ -120,15 +136,16 @@ def load(run: str | Path) -> tuple[PreTrainedModel, Tokenizer, int]:
     folder = Path(run)
     content = run_file.read(folder)
     parts = ("memory",) if content["frozen"] else ("host", "memory")
-    saved = _last_good(folder, parts)
+    placement = Placement.of(bank, None, bank_cap)
+    model = run_file.rebuild(content)
+    saved = _last_good(folder, parts, memories(model).banks())
     if saved is None:
         raise FileNotFoundError(
             f"{folder} has no checkpoint yet; wait for the first, or train with a lower --checkpoint-every."
         )
-    model = run_file.rebuild(content)
     if not content["frozen"]:
         state.load_host_state_dict(model, saved.tensors["host"])
-    state.load_memory_state_dict(model, saved.tensors["memory"])
+    saving.take(model, saved.tensors["memory"], placement)
     model.train(False)
     return model, Tokenizer.from_file(str(folder / run_file.TOKENIZER)), int(content["data"]["end_id"])
 
@@ -141,6 +158,8 @@ def generate(
     temperature: float = 0.8,
     top_p: float = 0.95,
     seed: int = 0,
+    bank: str = "auto",
+    bank_cap: int | str | None = None,
     write: Callable[[str], Any] = sys.stdout.write,
     note: Callable[[str], Any] = _on_stderr,
 ) -> str:
@@ -153,6 +172,8 @@ def generate(
         temperature: 0 takes the likeliest token every time.
         top_p: share of the probability that is sampled from.
         seed: of the sampling.
+        bank: where rows of banks live, as in :func:`load`.
+        bank_cap: bytes of rows of a bank on disk that may be kept in memory.
         write: takes each piece of text as it is ready.
         note: takes a line where prompt and continuation are longer than the host can hold. The prompt is kept as far
             as it leaves room for a few new tokens, its end first.
@@ -166,7 +187,7 @@ def generate(
         raise ValueError(
             f"temperature={temperature}, top_p={top_p} was given; expected temperature >= 0 and 0 < top_p <= 1."
         )
-    model, tokenizer, end = load(run)
+    model, tokenizer, end = load(run, bank=bank, bank_cap=bank_cap)
     return sample(
         model,
         tokenizer,
@@ -269,11 +290,11 @@ def folder_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     return backend, int(end)
 
 
-def _last_good(folder: Path, parts: tuple[str, ...]) -> checkpoint.Checkpoint | None:
+def _last_good(folder: Path, parts: tuple[str, ...], as_tables: Collection[str]) -> checkpoint.Checkpoint | None:
     """The latest checkpoint, or the newest good one before it; a run that is still training is not touched."""
     try:
-        return checkpoint.load(folder, parts=parts)
+        return checkpoint.load(folder, parts=parts, as_tables=as_tables)
     except checkpoint.CheckpointDamaged as error:
         if error.last_good is None:
             raise
-        return checkpoint.read(error.last_good, parts=parts)
+        return checkpoint.read(error.last_good, parts=parts, as_tables=as_tables)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from vademecum import data, state
 from vademecum.stores.base import Store
-from vademecum.surgery import record
+from vademecum.surgery import prefetch, record
 from vademecum.training import checkpoint, run_file, schedule, watch
 from vademecum.training.checkpoint import Checkpoint
 from vademecum.training.evaluate import bits_per_byte
@@ -241,10 +241,9 @@ class Run:
         }
 
     def _loss(self, batch_number: int) -> Tensor:
-        recipe = self.recipe
-        window = data.batch(
-            self.corpus.train, seed=recipe.seed, step=batch_number, batch=recipe.batch, length=recipe.length
-        )
+        recipe, window = self.recipe, self._window(batch_number)
+        # The next batch is a function of its number, so its rows can be on their way while this one is computed.
+        prefetch(self.model, torch.from_numpy(self._window(batch_number + 1))[:, :-1])
         ids = torch.from_numpy(window).to(self._device, non_blocking=True)
         # shift_labels: the window already holds one token more than the model sees, so no position goes to waste.
         inputs, targets = ids[:, :-1], ids[:, 1:].contiguous()
@@ -252,6 +251,13 @@ class Run:
             output = self.model(input_ids=inputs, labels=targets, shift_labels=targets, use_cache=False)
         loss: Tensor = output.loss
         return loss
+
+    def _window(self, batch_number: int) -> Any:
+        """``[batch, length + 1]`` ids."""
+        recipe = self.recipe
+        return data.batch(
+            self.corpus.train, seed=recipe.seed, step=batch_number, batch=recipe.batch, length=recipe.length
+        )
 
     def _seen(self) -> dict[str, Any]:
         found = self.inside() if self.recipe.watch_tokens else {}

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from vademecum import roles
 from vademecum.memory.base import Role
+from vademecum.rows import RowOptimizer
 from vademecum.state import Rows
 from vademecum.training.recipe import Recipe
-from vademecum.rows import RowOptimizer
 
 BETAS = (0.9, 0.95)
 ROWS = "rows/"  # what the state of the banks' optimizer is called by

@@ -18,12 +18,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from vademecum import data, files, kinds, state
 from vademecum.roles import LR_RATIO
-from vademecum.surgery import attach, memories
+from vademecum.surgery import assemble, memories
 from vademecum.training.checkpoint import OtherArchitecture
 from vademecum.training.recipe import Recipe
 
 FILE = "run.json"
 TOKENIZER = "tokenizer.json"
+BANKS = "bank"  # folder of banks on disk while they are trained; checkpoints have copies
 FORMAT = 1
 
 
@@ -101,7 +102,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def rebuild(content: Mapping[str, Any]) -> PreTrainedModel:
-    """Host and memory as ``run.json`` describes them, with random weights.
+    """Host and memory as ``run.json`` describes them, with random weights; its banks have no place yet.
 
     A frozen host is not kept in the run: it is read from its folder where it came from one, or drawn again from its
     seed, and must be the one that was trained on.
@@ -116,7 +117,8 @@ def rebuild(content: Mapping[str, Any]) -> PreTrainedModel:
         with torch.random.fork_rng():
             torch.manual_seed(int(description.get("seed", 0)))
             host = config_model(content["host"])
-    model = attach(host, *(kinds.from_dict(kind) for kind in content["memory"]))
+    assemble(host, tuple(kinds.from_dict(kind) for kind in content["memory"]), None)
+    model = host
     if content["frozen"] and fingerprint(model) != content["frozen"]:
         raise ValueError(
             f"the frozen host {description.get('folder') or description.get('host')} is not the one this memory was "
@@ -170,7 +172,7 @@ def _plain(value: Any) -> Any:
 
 
 def _require_unstarted(folder: Path) -> None:
-    leftover = {TOKENIZER}
+    leftover = {TOKENIZER, BANKS}
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith((FILE, TOKENIZER)))
     if set(names) - leftover:
         raise ValueError(f"{folder} is not empty and holds no run (found {names[0]}); give a new or empty folder.")
