@@ -9,14 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: Keyword under which the frame travels from the model through the layers to each attention module.
 KEYWORD = "memory_frame"
 #: Keyword with which a caller who passes ``inputs_embeds`` says which ids the positions stand for.
 IDS_KEYWORD = "memory_ids"
+
+
+class Segments(NamedTuple):
+    """A forward's tokens in the order of their ids, cut where the id changes.
+
+    Attributes:
+        order: ``[N]`` the tokens; those of one id keep their order.
+        offsets: ``[S + 1]`` where each segment begins in ``order``, and the end; a segment may be empty.
+        places: ``[S]`` the row that all tokens of a segment read.
+    """
+
+    order: Tensor
+    offsets: Tensor
+    places: Tensor
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,7 @@ class Lookup:
     inverse: Tensor
     _bags: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
     _bounds: tuple[int, int] | None = field(default=None, repr=False)
+    _segments: list[Segments] = field(default_factory=list, repr=False)
 
     @staticmethod
     def of(ids: Tensor) -> Lookup:
@@ -59,6 +76,16 @@ class Lookup:
             rows = self.inverse[:, None, None] * (slots * heads) + at.t()[None]
             self._bags[key] = rows.reshape(-1, slots)
         return self._bags[key]
+
+    @property
+    def segments(self) -> Segments:
+        """The tokens ordered by id; found once per forward, when a layer first asks, and shared by all layers."""
+        if not self._segments:
+            order = torch.argsort(self.inverse, stable=True)
+            counts = torch.bincount(self.inverse, minlength=len(self.unique))
+            places = torch.arange(len(self.unique), device=order.device)
+            self._segments.append(Segments(order, F.pad(counts.cumsum(0), (1, 0)), places))
+        return self._segments[0]
 
     def require_within(self, rows: int) -> None:
         """Raise ValueError for an id that a table of ``rows`` rows does not have; costs one wait for the device."""

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from vademecum import ops
 from vademecum.lookup import Lookup
-from vademecum.ops.mix import bag, cpu, mix_slots, naive
+from vademecum.ops.mix import bag, cpu, gradient, mix_slots, naive
 
 PATHS = {
     "naive": lambda gates, rows, lookup: naive.mix_slots(gates, rows, lookup.inverse),
-    "cpu": lambda gates, rows, lookup: cpu.mix_slots(gates, rows, lookup.inverse),
+    "cpu": lambda gates, rows, lookup: gradient.mix_slots(cpu, gates, rows, lookup.segments),
     "bag": lambda gates, rows, lookup: bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2])),
 }
 
@@ -104,7 +104,7 @@ def test_what_is_not_finite_comes_through() -> None:
     with torch.no_grad():
         rows[0, 0, 0, 1] = float("nan")
         rows[1, 0, 0, 2] = float("inf")
-    out = cpu.mix_slots(gates, rows, lookup.inverse)
+    out = mix_slots(gates, rows, lookup)
     assert out[0, 0, 1].isnan()
     assert out[1, 0, 2].isinf()
     assert out[0, 0, 0].isfinite()

@@ -1,30 +1,47 @@
-"""The soft mix of value memory: a token's own slots, weighed per head and added."""
+"""The soft mix of value memory: a token's own slots, weighed per head and added.
+
+Reading costs what the distinct rows of a forward hold, not what its tokens hold: fast paths run over segments of
+tokens with equal ids, and nothing of size tokens x slots x width is made in either direction.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from vademecum.lookup import Lookup
 from vademecum.ops import specified
-from vademecum.ops.mix import bag, cpu, naive
+from vademecum.ops.mix import bag, cpu, gradient, naive
+from vademecum.ops.mix.shared import shared_rows
 
-__all__ = ["mix_slots"]
+__all__ = ["mix_slots", "shared_rows"]
 
 
 def mix_slots(gates: Tensor, rows: Tensor, lookup: Lookup) -> Tensor:
     """``out[n,h,:] = sum_m gates[n,h,m] * rows[lookup.inverse[n], m, h, :]`` (MoVE, arXiv:2601.22887).
 
     Args:
-        gates: ``[N, H, M]`` weights; cast to the dtype of ``rows``.
-        rows: ``[U, M, H, D]`` the distinct rows of this forward.
-        lookup: which of the U rows belongs to token n.
+        gates: ``[N, H, M]`` weights.
+        rows: ``[U, M, H, D]`` the distinct rows of this forward (or the whole table, for a lookup that says so); give
+            them through :func:`shared_rows` where several layers read them and their gradients will be added in
+            one buffer.
+        lookup: which of the rows belongs to token n.
 
     Returns:
-        ``[N, H, D]`` in the dtype of ``rows``.
+        ``[N, H, D]`` in the dtype of ``gates``; the sum is taken in the wider of both dtypes.
     """
-    gates = gates.to(rows.dtype)
     if specified():
         return naive.mix_slots(gates, rows, lookup.inverse)
+    if torch.compiler.is_compiling():
+        return bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2]))
+    if len(gates) == 1 and not torch.is_grad_enabled():
+        return one_token(gates, rows)
     if cpu.supports(gates, rows) is None:
-        return cpu.mix_slots(gates, rows, lookup.inverse)
+        return gradient.mix_slots(cpu, gates, rows, lookup.segments)
     return bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2]))
+
+
+def one_token(gates: Tensor, rows: Tensor) -> Tensor:
+    """A token alone, as in decoding: ``gates`` ``[1, H, M]``, ``rows`` ``[1, M, H, D]``; the fewest calls there are."""
+    wide = gates if gates.dtype != torch.bfloat16 else gates.float()
+    return (wide.transpose(1, 2).unsqueeze(-1) * rows).sum(1).to(gates.dtype)

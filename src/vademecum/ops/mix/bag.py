@@ -19,9 +19,10 @@ def mix_slots(gates: Tensor, rows: Tensor, bags: Tensor) -> Tensor:
         bags: ``[N*H, M]`` indices into ``rows`` seen as ``[U*M*H, D]``.
 
     Returns:
-        ``[N, H, D]``.
+        ``[N, H, D]`` in the dtype of ``gates``; computed in that of ``rows``.
     """
     tokens, heads, slots = gates.shape
     table = rows.reshape(-1, rows.shape[-1])
-    weights = gates.reshape(tokens * heads, slots)
-    return F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights).view(tokens, heads, -1)
+    weights = gates.reshape(tokens * heads, slots).to(rows.dtype)
+    mixed = F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights)
+    return mixed.view(tokens, heads, -1).to(gates.dtype)

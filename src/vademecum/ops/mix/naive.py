@@ -11,11 +11,13 @@ def mix_slots(gates: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
 
     Args:
         gates: ``[N, H, M]``.
-        rows: ``[U, M, H, D]``.
+        rows: ``[U, M, H, D]``; computed in the wider of both dtypes.
         inverse: ``[N]`` index into the U rows.
 
     Returns:
-        ``[N, H, D]``.
+        ``[N, H, D]`` in the dtype of ``gates``.
     """
+    wide = torch.promote_types(gates.dtype, rows.dtype)
+    read = rows[inverse].transpose(1, 2).to(wide)
     # A product of matrices even for one slot, so that whoever counts operations sees all of them.
-    return torch.matmul(gates.unsqueeze(-2), rows[inverse].transpose(1, 2)).squeeze(-2)
+    return torch.matmul(gates.unsqueeze(-2).to(wide), read).squeeze(-2).to(gates.dtype)
