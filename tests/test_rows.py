@@ -159,9 +159,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_training_step_makes_nothing_of_the_tables_size(rule: str) -> None:
-    model = model_of(vm.MoVE(slots=4))
-    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
-        table.requires_grad_(False)  # the host's own gradient of its vocabulary
+    model = vm.attach(tiny.host("qwen3").requires_grad_(False), vm.MoVE(slots=8)).train()
     bank = vm.memories(model).banks()["move.shared.weight"]
     rows = vm.RowOptimizer(model, lr=1e-2, rule=rule)
     ids = torch.tensor([[3, 4, 3, 5, 4, 3]])
