@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,12 +42,17 @@ class Lookup:
     Attributes:
         ids: ``[B, T]`` token ids.
         unique: ``[U]`` distinct ids, ascending; the only rows that are read.
-        inverse: ``[B*T]`` position of each token's id in ``unique``.
+        inverse: ``[B*T]`` the row that each token reads: the position of its id in ``unique``, or its id itself.
+        whole: whether layers read the table itself, and not a copy of its rows ``unique``.
+        shared: what was arranged for rows that several layers read; ``vademecum.ops.mix`` keeps it here because it
+            is of this forward.
     """
 
     ids: Tensor
     unique: Tensor
     inverse: Tensor
+    whole: bool = False
+    shared: list[tuple[Any, ...]] = field(default_factory=list, repr=False)
     _bags: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
     _bounds: tuple[int, int] | None = field(default=None, repr=False)
     _segments: list[Segments] = field(default_factory=list, repr=False)
@@ -61,7 +66,7 @@ class Lookup:
         """
         flat = ids.reshape(-1)
         if torch.compiler.is_compiling() or flat.numel() == 1:
-            return Lookup(ids, flat, torch.arange(flat.numel(), device=flat.device))
+            return Lookup(ids, flat, torch.arange(flat.numel(), device=flat.device))._ready()
         unique, inverse = torch.unique(flat, return_inverse=True)
         return Lookup(ids, unique, inverse)
 
@@ -77,15 +82,44 @@ class Lookup:
             self._bags[key] = rows.reshape(-1, slots)
         return self._bags[key]
 
+    @staticmethod
+    def of_table(ids: Tensor) -> Lookup:
+        """Addresses ``ids`` ``[B, T]`` in the table itself, for compiled graphs: all shapes are those of ``ids``.
+
+        Nothing is gathered, so that a compiled graph holds no rows but the table's own.
+        """
+        flat = ids.reshape(-1)
+        return Lookup(ids, flat, flat, whole=True)._ready()
+
+    def rows_of(self, table: Tensor) -> Tensor:
+        """What ``inverse`` counts in: the rows of ``table`` that are read, ``[U, ...]``, or the table itself."""
+        if not self.whole:
+            return table[self.unique.to(table.device)]
+        if table.is_cuda:
+            within = (self.unique >= 0) & (self.unique < len(table))
+            torch._assert_async(within.all(), "a token id lies outside the rows of the bank.")
+        return table
+
     @property
     def segments(self) -> Segments:
         """The tokens ordered by id; found once per forward, when a layer first asks, and shared by all layers."""
         if not self._segments:
-            order = torch.argsort(self.inverse, stable=True)
-            counts = torch.bincount(self.inverse, minlength=len(self.unique))
-            places = torch.arange(len(self.unique), device=order.device)
-            self._segments.append(Segments(order, F.pad(counts.cumsum(0), (1, 0)), places))
+            self._segments.append(self._cut())
         return self._segments[0]
+
+    def _ready(self) -> Lookup:
+        # A compiler does not let a checkpointed layer keep what it found for the next: it is found before them all.
+        if torch.compiler.is_compiling():
+            self._segments.append(self._cut())
+        return self
+
+    def _cut(self) -> Segments:
+        # As many segments as tokens, the last ones empty: the compiler knows the shape, whatever the ids.
+        rows, order = torch.sort(self.inverse, stable=True)
+        tokens = torch.arange(len(rows), device=rows.device)
+        new = F.pad(rows[1:] != rows[:-1], (1, 0), value=True)[: len(rows)]
+        starts = torch.where(new, tokens, len(rows)).sort().values
+        return Segments(order, F.pad(starts, (0, 1), value=len(rows)), rows[starts.clamp(max=len(rows) - 1)])
 
     def require_within(self, rows: int) -> None:
         """Raise ValueError for an id that a table of ``rows`` rows does not have; costs one wait for the device."""

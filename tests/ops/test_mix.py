@@ -13,7 +13,7 @@ from vademecum.ops.mix import bag, cpu, gradient, mix_slots, naive
 
 PATHS = {
     "naive": lambda gates, rows, lookup: naive.mix_slots(gates, rows, lookup.inverse),
-    "cpu": lambda gates, rows, lookup: gradient.mix_slots(cpu, gates, rows, lookup.segments),
+    "cpu": lambda gates, rows, lookup: gradient.mix_slots(cpu, gates, rows, lookup),
     "bag": lambda gates, rows, lookup: bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2])),
 }
 

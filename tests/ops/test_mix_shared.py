@@ -36,7 +36,7 @@ class Tower:
     ) -> Tensor:
         lookup = Lookup.of(ids)
         rows = self.table[lookup.unique]
-        rows = shared_rows(rows) if share else rows
+        rows = shared_rows(rows, lookup) if share else rows
         x = self.start
 
         def layer(x: Tensor, weight: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def test_rows_that_need_no_gradient_get_none_and_gates_get_theirs() -> None:
     lookup = Lookup.of(ids_of(0))
     rows = torch.randn(len(lookup.unique), SLOTS, HEADS, DIM)
     gates = torch.rand(20, HEADS, SLOTS, requires_grad=True)
-    assert shared_rows(rows) is rows
+    assert shared_rows(rows, lookup) is rows
     mix_slots(gates, rows, lookup).sum().backward()
     expected = rows[lookup.inverse].sum(-1).transpose(1, 2)
     torch.testing.assert_close(gates.grad, expected)
@@ -153,10 +153,10 @@ def test_a_buffer_is_gone_when_the_backward_that_filled_it_ends() -> None:
     from vademecum.ops.mix.shared import sink_of
 
     lookup = Lookup.of(ids_of(0))
-    rows = shared_rows(torch.randn(len(lookup.unique), SLOTS, HEADS, DIM, requires_grad=True))
+    rows = shared_rows(torch.randn(len(lookup.unique), SLOTS, HEADS, DIM, requires_grad=True), lookup)
     gates = torch.rand(20, HEADS, SLOTS, requires_grad=True)
     torch.autograd.grad(mix_slots(gates, rows, lookup).sum(), [gates])
-    sink = sink_of(rows)
+    sink = sink_of(rows, lookup)
     assert sink is not None
     assert sink._buffers == {}
 
@@ -164,7 +164,7 @@ def test_a_buffer_is_gone_when_the_backward_that_filled_it_ends() -> None:
 def test_rows_in_bf16_are_summed_in_fp32_over_all_layers() -> None:
     lookup = Lookup.of(torch.zeros(1, 1, dtype=torch.long))
     leaf = torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
-    rows = shared_rows(leaf)
+    rows = shared_rows(leaf, lookup)
     steps = [1.0] + [2.0**-9] * 8  # each below half a unit of the last place of 1 in bf16, together one and a half
     gates = [torch.full((1, 1, 1), step, dtype=torch.bfloat16) for step in steps]
     sum(mix_slots(gate, rows, lookup).sum() for gate in gates).backward()

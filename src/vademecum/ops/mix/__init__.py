@@ -11,8 +11,7 @@ from torch import Tensor
 
 from vademecum.lookup import Lookup
 from vademecum.ops import specified
-from vademecum.ops.mix import bag, cpu, gradient, naive
-from vademecum.ops.mix.shared import shared_rows
+from vademecum.ops.mix import bag, cpu, gradient, library, naive, shared
 
 __all__ = ["mix_slots", "shared_rows"]
 
@@ -32,13 +31,34 @@ def mix_slots(gates: Tensor, rows: Tensor, lookup: Lookup) -> Tensor:
     """
     if specified():
         return naive.mix_slots(gates, rows, lookup.inverse)
-    if torch.compiler.is_compiling():
-        return bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2]))
-    if len(gates) == 1 and not torch.is_grad_enabled():
+    compiling = torch.compiler.is_compiling()
+    if len(gates) == 1 and not compiling and not torch.is_grad_enabled():
         return one_token(gates, rows)
-    if cpu.supports(gates, rows) is None:
-        return gradient.mix_slots(cpu, gates, rows, lookup.segments)
-    return bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2]))
+    path = fast_path(gates, rows)
+    if path is None:
+        return bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2]))
+    if compiling:
+        return library.mix_slots(gates, rows, lookup)
+    return gradient.mix_slots(path, gates, rows, lookup)
+
+
+def shared_rows(rows: Tensor, lookup: Lookup) -> Tensor:
+    """The same rows, for several layers to read with ``lookup``: their gradients are added in one buffer.
+
+    Call it once per forward, on the very tensor that the layers get. Other uses of the result are differentiated as
+    ever, and their gradient is added.
+    """
+    if specified() or not (rows.requires_grad and torch.is_grad_enabled()) or fast_path(rows, rows) is None:
+        return rows
+    if torch.compiler.is_compiling():
+        library.share(rows, lookup)
+        return rows
+    return shared.share(rows, lookup)
+
+
+def fast_path(gates: Tensor, rows: Tensor) -> gradient.Path | None:
+    """The fastest way to mix on this device, or None where only ``bag`` can."""
+    return cpu if cpu.supports(gates, rows) is None else None
 
 
 def one_token(gates: Tensor, rows: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, prange, types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ def _wide(value: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(_wide, inline="always", strict=False)  # type: ignore[untyped-decorator]
+@overload(_wide, inline="always", strict=False)
 def _wide_compiled(value: Any) -> Any:
     if isinstance(value, types.Float):
         return lambda value: value
@@ -83,7 +83,7 @@ def _put(out: Any, at: Any, value: Any) -> None:
     raise NotImplementedError
 
 
-@overload(_put, strict=False)  # type: ignore[untyped-decorator]
+@overload(_put, strict=False)
 def _put_compiled(out: Any, at: Any, value: Any) -> Any:
     if isinstance(out.dtype, types.Float):
 
@@ -102,7 +102,7 @@ def _put_compiled(out: Any, at: Any, value: Any) -> Any:
     return round_and_store
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _fetch(_: Any, address: Any) -> Any:
     """Ask for the cache line at an address; harmless wherever it points."""
 
@@ -122,12 +122,12 @@ def _expect(array: Any, n: Any) -> None:
     raise NotImplementedError
 
 
-@overload(_expect, strict=False)  # type: ignore[untyped-decorator]
+@overload(_expect, strict=False)
 def _expect_compiled(array: Any, n: Any) -> Any:
     def ask(array: Any, n: Any) -> None:
         begin = array.ctypes.data + n * array.strides[0]
         for at in range(begin, begin + array.strides[0], 64):
-            _fetch(at)
+            _fetch(at)  # type: ignore[call-arg]
 
     return ask
 

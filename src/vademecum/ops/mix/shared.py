@@ -1,22 +1,22 @@
 """One gradient for rows that many layers read.
 
 Each layer's gradient of the rows is dense, ``[U, M, H, D]``; autograd would make one per layer and add them up.
-Here all layers add into one buffer: :func:`shared_rows` stands between the rows and the layers, a layer's backward adds
-to the buffer and hands no gradient on, and the backward of :func:`shared_rows`, which autograd runs after all of
+Here all layers add into one buffer: :func:`share` stands between the rows and the layers, a layer's backward adds
+to the buffer and hands no gradient on, and the backward of :func:`share`, which autograd runs after all of
 them, returns it. A buffer belongs to one run of autograd: a second backward over a kept graph, or one that
 asked for some gradients only, has its own and never sees another's.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vademecum.lookup import Lookup
 from vademecum.ops.mix import pages
-
-_ATTRIBUTE = "_vademecum_sink"
 
 
 class Sink:
@@ -32,10 +32,12 @@ class Sink:
         stream = torch.cuda.current_stream(rows.device) if rows.is_cuda else None
         if task not in self._buffers:
             self._buffers[task] = (zeros(rows), stream)
-            engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
-            engine.queue_callback(lambda: self._buffers.pop(task, None))
+            torch.autograd.Variable._execution_engine.queue_callback(partial(self._forget, task))
         buffer, owner = self._buffers[task]
         return buffer if owner == stream else None
+
+    def _forget(self, task: int) -> None:
+        self._buffers.pop(task, None)
 
     def take(self) -> Tensor | None:
         """The running backward's sum, which is then forgotten; None if no layer added to it."""
@@ -43,17 +45,17 @@ class Sink:
         return None if found is None else found[0]
 
 
-def shared_rows(rows: Tensor) -> Tensor:
-    """The same rows, for layers to read with :func:`vademecum.ops.mix.mix_slots`; call it once per forward.
-
-    Other uses of the result are differentiated as ever, and their gradient is added.
-    """
-    if not (rows.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-        return rows
+def share(rows: Tensor, lookup: Lookup) -> Tensor:
+    """The same rows, whose gradient is the sum that layers reading them with ``lookup`` add up in one buffer."""
     sink = Sink()
     shared: Tensor = _Source.apply(rows, sink)  # type: ignore[no-untyped-call]
-    setattr(shared, _ATTRIBUTE, sink)
+    lookup.shared.append((shared, sink))
     return shared
+
+
+def sink_of(rows: Tensor, lookup: Lookup) -> Sink | None:
+    """Where layers add their gradient of ``rows``, if :func:`share` made them."""
+    return next((sink for shared, sink in lookup.shared if shared is rows), None)
 
 
 def zeros(rows: Tensor) -> Tensor:
@@ -61,11 +63,6 @@ def zeros(rows: Tensor) -> Tensor:
     if rows.device.type == "cpu":
         return pages.zeros(tuple(rows.shape), torch.float32)
     return torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
-
-
-def sink_of(rows: Tensor) -> Sink | None:
-    """Where layers add their gradient of ``rows``, if :func:`shared_rows` made them."""
-    return getattr(rows, _ATTRIBUTE, None)
 
 
 class _Source(torch.autograd.Function):
