@@ -222,7 +222,7 @@ class Memories(nn.Module):
                     f"{IDS_KEYWORD} is {list(ids.shape)}, but inputs_embeds is {list(embeds.shape)}; give one id "
                     f"for each position, [batch, tokens]."
                 )
-            frame.lookup = Lookup.of(ids)
+            frame.lookup = self._addresses(ids)
             for key, bank in self.shared.items():
                 frame.shared[key] = cast(Shared, bank).read(frame)
         frame.ids = None if ids is None else ids.reshape(-1)
@@ -235,6 +235,13 @@ class Memories(nn.Module):
                 frame.state[part.key] = state
         kwargs[KEYWORD] = frame
         return args, kwargs
+
+    def _addresses(self, ids: Tensor) -> Lookup:
+        if not torch.compiler.is_compiling():
+            return Lookup.of(ids)
+        # A compiled graph reads tables whole, and keeps its shapes; what lies in a store is ordered outside of it.
+        resident = all(bank.weight is not None and bank.ledger is None for bank in self.banks().values())
+        return Lookup.of_table(ids) if resident else _ordered(ids)
 
     def close_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Hook of the base model: buffers learn from a training forward, listeners take what it reported."""
@@ -256,6 +263,11 @@ class Memories(nn.Module):
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _ordered(ids: Tensor) -> Lookup:
+    return Lookup.of(ids)
 
 
 def _share_of_batch(kwargs: Mapping[str, Any]) -> float | Tensor:

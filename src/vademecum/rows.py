@@ -20,7 +20,7 @@ from vademecum.stores.base import Store
 from vademecum.stores.ram import Ram
 from vademecum.surgery import memories
 
-EPS = 1e-8
+DECAY, EPS = 0.95, 1e-8
 
 
 @dataclass(frozen=True)
@@ -29,29 +29,41 @@ class Rule:
 
     Attributes:
         state: names of the state's tables with the shape of their rows, given a bank's ``(M, W)``.
-        direction: ``(gradients [U, M, W], state by name) -> direction [U, M, W]``, about 1 per value; changes the state
-            tensors in place. May overwrite the gradients.
+        direction: ``(gradients [U, M, W], state by name, number of the step from 1) -> direction [U, M, W]``, about 1
+            per value; changes the state tensors in place. May overwrite the gradients.
     """
 
     state: Mapping[str, Callable[[tuple[int, int]], tuple[int, ...]]]
-    direction: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+    direction: Callable[[Tensor, Mapping[str, Tensor], int], Tensor]
 
 
-def _rms(grads: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+def _rms(grads: Tensor, state: Mapping[str, Tensor], step: int) -> Tensor:
+    """RMSprop of a slot (decay 0.95) over its width and over all steps, those in which it was not read included.
+
+    A step that does not read a row has the gradient zero for it: what the mean square lost since is made up for when
+    the row is read again, so this is what stepping the whole table would do, bias correction included.
+    """
+    seen, last = state["square"], state["last"]
+    seen.mul_(DECAY ** (step - last)).add_(grads.square().mean(-1), alpha=1 - DECAY)
+    last.fill_(step)
+    return grads.div_(seen.div(1 - DECAY**step).sqrt_().add_(EPS).unsqueeze(-1))
+
+
+def _recent(grads: Tensor, state: Mapping[str, Tensor], step: int) -> Tensor:
     """Root mean square of a slot's gradient over its width and over the times it was read, decay 0.95."""
     seen, now = state["square"], grads.square().mean(-1)
     # A slot that was never read has no past to average with: its first step is as large as any.
-    seen.copy_(torch.where(seen == 0, now, torch.lerp(now, seen, 0.95)))
+    seen.copy_(torch.where(seen == 0, now, torch.lerp(now, seen, DECAY)))
     return grads.div_(seen.sqrt().add_(EPS).unsqueeze(-1))
 
 
-def _adagrad(grads: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+def _adagrad(grads: Tensor, state: Mapping[str, Tensor], step: int) -> Tensor:
     """The sum of a slot's mean squares: steps shrink with the times it was read."""
     seen = state["square"].add_(grads.square().mean(-1))
     return grads.div_(seen.sqrt().add_(EPS).unsqueeze(-1))
 
 
-def _adam(grads: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+def _adam(grads: Tensor, state: Mapping[str, Tensor], step: int) -> Tensor:
     """Adam (0.9, 0.95) of every value, its bias corrected by the times that the row was read."""
     first, second, count = state["first"], state["second"], state["count"].add_(1)
     first.lerp_(grads, 0.1)
@@ -62,7 +74,8 @@ def _adam(grads: Tensor, state: Mapping[str, Tensor]) -> Tensor:
 
 #: ``rms`` and ``adagrad`` keep one number per slot of a row, ``adam`` two per value and one per slot.
 RULES: Mapping[str, Rule] = {
-    "rms": Rule({"square": lambda row: row[:1]}, _rms),
+    "rms": Rule({"square": lambda row: row[:1], "last": lambda row: (1,)}, _rms),
+    "recent": Rule({"square": lambda row: row[:1]}, _recent),
     "adagrad": Rule({"square": lambda row: row[:1]}, _adagrad),
     "adam": Rule({"first": lambda row: row, "second": lambda row: row, "count": lambda row: row[:1]}, _adam),
 }
@@ -143,7 +156,7 @@ class RowOptimizer:
             if held.table.place != "device":
                 ids = ids.cpu()
             state = {name: table.gather(ids).to(grads.device) for name, table in held.state.items()}
-            direction = self._rule.direction(grads, state)
+            direction = self._rule.direction(grads, state, self.steps + 1)
             rows = held.table.gather(ids).to(grads.device)
             new = rows.float().sub_(direction, alpha=self.lr * held.lr * factor)
             held.table.write(ids, new if rows.dtype == new.dtype else self._rounded(new, rows.dtype, number))

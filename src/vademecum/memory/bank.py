@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vademecum.lookup import Frame, Lookup
 from vademecum.memory.base import Cost, Role, Shared
 from vademecum.memory.ledger import Ledger
+from vademecum.ops.mix import shared_rows
 from vademecum.stores.base import Store
 from vademecum.stores.disk import Disk
 from vademecum.stores.ram import Ram
@@ -100,7 +101,7 @@ class Bank(Shared):
         return Ram(torch.zeros(self.rows, *row_shape, device=device), place=self.where)
 
     def read(self, frame: Frame) -> Tensor:
-        """Rows ``[U, M, H, D]`` of the forward's distinct ids.
+        """Rows ``[U, M, H, D]`` of the forward's distinct ids; in a compiled graph the table itself.
 
         Raises:
             ValueError: an id below 0 or past the last row (inside a compiled graph the index itself fails).
@@ -110,11 +111,10 @@ class Bank(Shared):
         if self.ledger is not None and torch.is_grad_enabled():
             rows = self._lent(lookup)
         elif self.weight is not None:
-            rows = self.weight[lookup.unique.to(self.weight.device)]
+            rows = lookup.rows_of(self.weight)
         else:
             rows = self._stored(lookup)
-        seen: Tensor = rows.view(-1, self.slots, self.heads, self.dim)
-        return seen
+        return shared_rows(rows.view(-1, self.slots, self.heads, self.dim), lookup)
 
     def cost(self) -> Cost:
         """All rows are parameters; one row is read for a token."""
