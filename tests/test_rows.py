@@ -120,6 +120,25 @@ def test_a_forward_without_a_backward_leaves_nothing_behind() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in whole(model).items())
 
 
+@given(batches=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=8), min_size=1, max_size=6))
+def test_the_default_rule_is_rmsprop_of_the_whole_table_although_it_touches_only_what_was_read(
+    batches: list[list[int]],
+) -> None:
+    model = model_of(vm.MoVE(slots=2, bank_std=0.1))
+    bank, lr = vm.memories(model).banks()["move.shared.weight"], 1e-3
+    rows = vm.RowOptimizer(model, lr=lr)
+    table, square = bank.weight.detach().clone().double(), torch.zeros(bank.rows, bank.slots).double()
+    for number, batch in enumerate(batches, start=1):
+        model(input_ids=torch.tensor([batch])).logits.square().sum().backward()
+        grad = gradients(model)["move.shared.weight"].double()
+        square = 0.95 * square + 0.05 * grad.square().mean(-1)
+        root = (square / (1 - 0.95**number)).sqrt() + 1e-8
+        table -= lr * 60 / bank.slots * grad / root.unsqueeze(-1)
+        rows.step()
+        rows.zero_grad()
+    torch.testing.assert_close(bank.weight.detach().double(), table, rtol=1e-4, atol=1e-5)
+
+
 @given(
     batches=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=12), min_size=1, max_size=3),
     rule=st.sampled_from(sorted(RULES)),
