@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,30 +17,112 @@ from torch import nn
 import vademecum as vm
 from vademecum.lookup import Lookup
 from vademecum.ops.experts import BACKENDS, Networks
-from vademecum.ops.mix import mix_slots
+from vademecum.ops.mix import mix_slots, shared_rows
+
+#: Shapes of the mix as (tokens, slots, heads, width of a head); ids as in text, over a vocabulary of 32,768.
+MIXES = ((8192, 8, 4, 64), (65536, 8, 8, 128), (65536, 24, 4, 64), (65536, 8, 8, 64))
 
 
-def check_ops(device: torch.device) -> dict[str, float]:
-    """Largest difference of the fast mix from the specification, output and both gradients, per dtype."""
+def mixing(device: torch.device, shape: tuple[int, int, int, int], dtype: torch.dtype) -> tuple[Any, ...]:
+    """Lookup, gates, rows and a gradient of the result."""
+    tokens, slots, heads, width = shape
+    lookup = Lookup.of(zipf_ids(tokens, 32768).view(8, -1).to(device))
+    generator = torch.Generator(device).manual_seed(0)
+
+    def drawn(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator, device=device).to(dtype)
+
+    gates, rows = drawn(tokens, heads, slots), drawn(len(lookup.unique), slots, heads, width)
+    return lookup, gates.requires_grad_(), rows.requires_grad_(), drawn(tokens, heads, width)
+
+
+def check_mix(device: torch.device) -> dict[str, float]:
+    """Largest relative difference of the fast mix from the specification in fp64, output and both gradients."""
     worst = {}
+    shapes = ((8192, 8, 4, 64), (4096, 5, 3, 48), (4096, 24, 1, 130), (2048, 1, 2, 8))
     for dtype in (torch.float32, torch.bfloat16):
-        results = []
-        for name in vm.ops.BACKENDS:
-            lookup = Lookup.of(zipf_ids(4096, 8192).view(4, 1024).to(device))
-            generator = torch.Generator(device).manual_seed(0)
-            gates = torch.rand(4096, 4, 6, generator=generator, device=device).to(dtype).requires_grad_()
-            shape = (len(lookup.unique), 6, 4, 64)
-            rows = torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_()
-            with vm.ops.backend(name):
-                out = mix_slots(gates, rows, lookup)
-            out.sum().backward()
-            results.append((out, gates.grad, rows.grad))
-        differences = [(a.float() - b.float()).abs().max().item() for a, b in zip(*results, strict=True)]
-        limit = 1e-3 if dtype is torch.float32 else 5e-1
-        if max(differences) > limit:
+        differences = []
+        for shape in shapes:
+            lookup, gates, rows, weight = mixing(device, shape, dtype)
+            out = mix_slots(gates, shared_rows(rows, lookup), lookup)
+            made = (out, *torch.autograd.grad(out, [gates, rows], weight))
+            out = mix_slots(gates, shared_rows(rows, lookup), lookup)
+            again = (out, *torch.autograd.grad(out, [gates, rows], weight))
+            if not all(torch.equal(a, b) for a, b in zip(made, again, strict=True)):
+                raise SystemExit(f"the fast mix differs from run to run at {shape} in {dtype}; not timed.")
+            wide = [each.detach().double().requires_grad_() for each in (gates, rows)]
+            with vm.ops.backend("naive"):
+                out = mix_slots(*wide, lookup)
+            exact = (out, *torch.autograd.grad(out, wide, weight.double()))
+            differences += [((a - b).norm() / b.norm()).item() for a, b in zip(made, exact, strict=True)]
+        limit = 1e-5 if dtype is torch.float32 else 1e-2
+        if not max(differences) < limit:
             raise SystemExit(f"the fast mix is wrong in {dtype}: differences {differences} exceed {limit}; not timed.")
         worst[str(dtype)] = max(differences)
     return worst
+
+
+def replayed(run: Callable[[], Any], *, rounds: int = 30) -> float:
+    """Median milliseconds of ``run`` as a captured graph: what the device takes, without the gaps between launches."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    times = []
+    for _ in range(rounds):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times[3:])
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second that the device reads and writes while it copies 2 GiB."""
+    source = torch.empty(2**31, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / (1e-3 * replayed(lambda: target.copy_(source)))
+
+
+def time_mix(device: torch.device) -> dict[str, Any]:
+    """Milliseconds of the mix, and which share of the bandwidth bound that is.
+
+    The bound is the time to move every input and every output once at the bandwidth of a copy: for the forward the
+    unique rows, the gates and the result; for the backward also the gradient of each, that of the rows in fp32, which
+    is the buffer that all layers add to (so it is read as well).
+    """
+    from vademecum.ops.mix import triton
+
+    bandwidth = copy_bandwidth(device)
+    found: dict[str, Any] = {"copy_bytes_per_second": bandwidth}
+    for shape in MIXES:
+        for dtype in (torch.float32, torch.bfloat16):
+            lookup, gates, rows, weight = mixing(device, shape, dtype)
+            gates, rows, segments = gates.detach(), rows.detach(), lookup.segments
+            into = torch.zeros(rows.shape, device=device)
+            read = gates.nbytes + rows.nbytes
+            moved = {"forward": read + weight.nbytes, "backward": 2 * gates.nbytes + rows.nbytes + weight.nbytes}
+            moved["backward"] += 2 * into.nbytes
+            steps: dict[str, Callable[[], Any]] = {
+                "forward": partial(triton.forward, gates, rows, segments),
+                "backward": partial(triton.backward, weight, gates, rows, segments, into),
+            }
+            taken = {name: replayed(step) for name, step in steps.items()}
+            both = sum(moved.values()) / bandwidth / (1e-3 * sum(taken.values()))
+            name = "N{}_M{}_H{}_D{}_".format(*shape) + str(dtype).removeprefix("torch.")
+            found[name] = {
+                "unique": len(lookup.unique),
+                "milliseconds": taken,
+                "share_of_bound": {n: moved[n] / bandwidth / (1e-3 * taken[n]) for n in taken} | {"both": both},
+            }
+            print(name, found[name], flush=True)
+    return found
 
 
 def check_experts(device: torch.device) -> dict[str, float]:
@@ -101,7 +184,8 @@ def main() -> None:
         print("benchmarks/gpu.py: no CUDA device here, nothing measured.")
         return
     device = torch.device("cuda")
-    checked, checked_experts = check_ops(device), check_experts(device)
+    checked, mixed = check_mix(device), time_mix(device)
+    checked_experts = check_experts(device)
     arms = {
         "dense": vm.NoMemory(),
         "lave": vm.LaVE(),
@@ -124,6 +208,7 @@ def main() -> None:
         {
             "largest_difference_from_specification": checked,
             "experts_relative_difference_from_specification": checked_experts,
+            "mix": mixed,
             "experts_milliseconds": time_experts(device),
             "training_speed_over_dense": {name: ratio(taken, name, "dense") for name in arms},
             "peak_bytes": torch.cuda.max_memory_allocated(),

@@ -20,6 +20,9 @@ KEYWORD = "memory_frame"
 #: Keyword with which a caller who passes ``inputs_embeds`` says which ids the positions stand for.
 IDS_KEYWORD = "memory_ids"
 
+#: Tokens of a segment on a GPU, where one that holds many would keep a processor busy after all others are done.
+LONGEST = 64
+
 
 class Segments(NamedTuple):
     """A forward's tokens in the order of their ids, cut where the id changes.
@@ -33,6 +36,21 @@ class Segments(NamedTuple):
     order: Tensor
     offsets: Tensor
     places: Tensor
+
+
+def cut(inverse: Tensor, longest: int | None = None) -> Segments:
+    """The segments of tokens that read rows ``inverse`` ``[N]``, none longer than ``longest`` tokens.
+
+    There are as many segments as tokens, the last ones empty: a shape that does not depend on the ids.
+    """
+    rows, order = torch.sort(inverse, stable=True)
+    tokens = torch.arange(len(rows), device=rows.device)
+    new = F.pad(rows[1:] != rows[:-1], (1, 0), value=True)[: len(rows)]
+    if longest is not None:
+        begun = torch.where(new, tokens, 0).cummax(0).values
+        new = (tokens - begun) % longest == 0
+    starts = torch.where(new, tokens, len(rows)).sort().values
+    return Segments(order, F.pad(starts, (0, 1), value=len(rows)), rows[starts.clamp(max=len(rows) - 1)])
 
 
 @dataclass(frozen=True)
@@ -114,12 +132,11 @@ class Lookup:
         return self
 
     def _cut(self) -> Segments:
-        # As many segments as tokens, the last ones empty: the compiler knows the shape, whatever the ids.
-        rows, order = torch.sort(self.inverse, stable=True)
-        tokens = torch.arange(len(rows), device=rows.device)
-        new = F.pad(rows[1:] != rows[:-1], (1, 0), value=True)[: len(rows)]
-        starts = torch.where(new, tokens, len(rows)).sort().values
-        return Segments(order, F.pad(starts, (0, 1), value=len(rows)), rows[starts.clamp(max=len(rows) - 1)])
+        order, offsets, places = cut(self.inverse, LONGEST if self.inverse.is_cuda else None)
+        if torch.compiler.is_compiling() or self.whole:
+            return Segments(order, offsets, places)
+        most = len(self.unique) + (len(order) // LONGEST if self.inverse.is_cuda else 0)
+        return Segments(order, offsets[: most + 1], places[:most])
 
     def require_within(self, rows: int) -> None:
         """Raise ValueError for an id that a table of ``rows`` rows does not have; costs one wait for the device."""

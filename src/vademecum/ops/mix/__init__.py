@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vademecum.lookup import Lookup
 from vademecum.ops import specified
-from vademecum.ops.mix import bag, cpu, gradient, library, naive, shared
+from vademecum.ops.mix import bag, gradient, library, naive, shared
 
 __all__ = ["mix_slots", "shared_rows"]
 
@@ -34,12 +34,11 @@ def mix_slots(gates: Tensor, rows: Tensor, lookup: Lookup) -> Tensor:
     compiling = torch.compiler.is_compiling()
     if len(gates) == 1 and not compiling and not torch.is_grad_enabled():
         return one_token(gates, rows)
-    path = fast_path(gates, rows)
-    if path is None:
+    if not library.supported(gates, rows):
         return bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2]))
     if compiling:
         return library.mix_slots(gates, rows, lookup)
-    return gradient.mix_slots(path, gates, rows, lookup)
+    return gradient.mix_slots(library.path_of(rows), gates, rows, lookup)
 
 
 def shared_rows(rows: Tensor, lookup: Lookup) -> Tensor:
@@ -48,17 +47,12 @@ def shared_rows(rows: Tensor, lookup: Lookup) -> Tensor:
     Call it once per forward, on the very tensor that the layers get. Other uses of the result are differentiated as
     ever, and their gradient is added.
     """
-    if specified() or not (rows.requires_grad and torch.is_grad_enabled()) or fast_path(rows, rows) is None:
+    if specified() or not (rows.requires_grad and torch.is_grad_enabled()) or not library.supported(rows, rows):
         return rows
     if torch.compiler.is_compiling():
         library.share(rows, lookup)
         return rows
     return shared.share(rows, lookup)
-
-
-def fast_path(gates: Tensor, rows: Tensor) -> gradient.Path | None:
-    """The fastest way to mix on this device, or None where only ``bag`` can."""
-    return cpu if cpu.supports(gates, rows) is None else None
 
 
 def one_token(gates: Tensor, rows: Tensor) -> Tensor:

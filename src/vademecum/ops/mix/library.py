@@ -8,6 +8,7 @@ gradients are added to, and the gradient of :func:`source` is that buffer.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,10 +18,24 @@ from vademecum.lookup import Lookup, Segments
 from vademecum.ops.mix import cpu
 from vademecum.ops.mix.gradient import Path
 
+#: Whether kernels for a GPU can be made: Triton comes with PyTorch's builds for one.
+TRITON = find_spec("triton") is not None
+
 
 def path_of(tensor: Tensor) -> Path:
     """The fast path for a tensor's device."""
-    return cpu
+    if not tensor.is_cuda:
+        return cpu
+    from vademecum.ops.mix import triton
+
+    return triton
+
+
+def supported(gates: Tensor, rows: Tensor) -> bool:
+    """Whether there is a fast path for the arguments."""
+    if rows.is_cuda:
+        return TRITON and gates.is_cuda and {gates.dtype, rows.dtype} <= {*cpu.DTYPES, torch.float16}
+    return cpu.supports(gates, rows) is None
 
 
 def mix_slots(gates: Tensor, rows: Tensor, lookup: Lookup) -> Tensor:
