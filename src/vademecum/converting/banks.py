@@ -1,0 +1,244 @@
+"""Banks of a saved memory in another format, written a piece at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vademecum import files
+from vademecum.converting.kept import Kept, Progress, kept, tell
+from vademecum.ops import codes as ops
+from vademecum.ops.codes import Format
+from vademecum.saving import FORMAT, TENSORS
+from vademecum.stores import tables
+from vademecum.stores.base import Store
+from vademecum.stores.coded import CODES, INDEX, opened
+from vademecum.stores.disk import Disk
+
+_DESCRIPTION = "memory.json"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of one bank.
+
+    Attributes:
+        name: the bank's name.
+        rows: of the bank.
+        stored: rows that are kept.
+        before: bytes of the rows as they were.
+        after: bytes of what stands for them, the index included.
+        mean_error: of the rows that are kept and not zero, the mean of ``|row - decoded| / |row|`` (Euclidean norms).
+        worst_error: the largest of them.
+        lost: rows that were not zero and were pruned.
+    """
+
+    name: str
+    rows: int
+    stored: int
+    before: int
+    after: int
+    mean_error: float
+    worst_error: float
+    lost: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller it is."""
+        return self.before / max(1, self.after)
+
+
+def convert(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    bank: str,
+    fold: bool = False,
+    prune: bool = False,
+    keep: Collection[int] | Tensor | None = None,
+    progress: Progress | None = None,
+) -> list[Converted]:
+    """Write the memory in ``folder`` to ``out`` with its banks in another format, a piece at a time.
+
+    Args:
+        folder: what :func:`vademecum.save` wrote, or this function.
+        out: a new folder, or one that was written here before.
+        bank: ``"int8"``, ``"int4"``, ``"int3"``, ``"int2"``, ``"bf16"`` or ``"fp32"``. A compressed bank can be
+            written as bf16 or fp32 again, but not compressed a second time.
+        fold: store rows of equal bytes once. Changes nothing that is read.
+        prune: drop rows, which then read as zeros: those that are zero (which changes nothing that is read), or with
+            ``keep`` all others.
+        keep: ids of the rows that stay where ``prune`` is asked for: those that a text reads.
+        progress: told what is done, and of how many rows.
+
+    Returns:
+        What became of each bank.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        files.Damaged: a file is missing, truncated or changed.
+        ValueError: the folder holds no memory or no bank, an unknown format, a compressed bank that would be compressed
+            again, ids that the bank does not have, or a row that is NaN or infinite.
+        FileExistsError: ``out`` holds files that were not written here.
+    """
+    form, source, target = ops.find(bank), Path(folder), Path(out)
+    if keep is not None and not prune:
+        raise ValueError("ids of rows to keep were given without prune; ask for both, or for neither.")
+    if target.resolve() == source.resolve():
+        raise ValueError(f"{target} would be replaced by what is made from it; give another folder for the result.")
+    about = _described(source)
+    banks = _banks(source, about, form)
+    done: list[Converted] = []
+
+    def fill(aside: Path) -> None:
+        tensors: dict[str, Tensor | Store] = {
+            name: Disk(source / TENSORS, name, cap=0) if entry.shape else _scalar(source, name)
+            for name, entry in tables.entries(source / TENSORS).items()
+            if not name.startswith(tuple(banks))
+        }
+        described, written = {}, []
+        for name, table in banks.items():
+            found = kept(name, table, fold, prune, keep, progress)
+            plain = form.dtype is not None and not fold and not prune
+            encoded = _Encoded(name, table, form, found, plain, progress)
+            written.append(encoded)
+            if plain:
+                tensors[name] = encoded
+                continue
+            tensors[name + CODES] = encoded
+            if found.index is not None:
+                tensors[name + INDEX] = torch.from_numpy(found.index)
+            slots, width = table.row_shape
+            described[name] = {"format": form.name, "slots": slots, "width": width, "rows": table.rows}
+        tables.write(aside / TENSORS, tensors)
+        text = {**about, "banks": described} if described else {k: v for k, v in about.items() if k != "banks"}
+        (aside / _DESCRIPTION).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+        done.extend(each.report() for each in written)
+
+    try:
+        files.write_folder(target, fill)
+    finally:
+        for table in banks.values():
+            table.close()
+    return done
+
+
+def _described(source: Path) -> dict[str, Any]:
+    """``memory.json`` of a folder that is whole."""
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source} is no folder; give one that vm.save wrote.")
+    files.verify_folder(source)
+    try:
+        about: dict[str, Any] = json.loads((source / _DESCRIPTION).read_text(encoding="utf-8"))
+        (source / TENSORS).stat()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{source} holds no {Path(str(error.filename)).name}; give a folder that vm.save wrote."
+        ) from None
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{source} has memory format {about.get('format')!r}, this version reads {FORMAT}; convert it with the "
+            "version of vademecum that wrote it."
+        )
+    return about
+
+
+def _banks(source: Path, about: Mapping[str, Any], form: Format) -> dict[str, Store]:
+    """The banks by name, compressed or not."""
+    coded = about.get("banks", {})
+    again = [name for name, each in coded.items() if ops.find(str(each["format"])).bits]
+    if again and form.bits:
+        raise ValueError(
+            f"{again[0]} in {source} is in {coded[again[0]]['format']} already, and compressing it again would add "
+            f"the errors of both; convert the folder that it was made from to {form.name}, or this one to bf16 or fp32."
+        )
+    vocabulary = about["host"]["vocabulary"]
+    # A bank has a row of slots for every id of the vocabulary; nothing else in a memory is of that shape.
+    plain = [
+        name
+        for name, entry in tables.entries(source / TENSORS).items()
+        if name.endswith(".weight") and len(entry.shape) == 3 and entry.shape[0] == vocabulary
+    ]
+    if not coded and not plain:
+        kinds = ", ".join(str(kind["kind"]) for kind in about["kinds"])
+        raise ValueError(f"the memory in {source} ({kinds}) has no bank; give one with a table, such as move or lave.")
+    return {
+        **{name: Disk(source / TENSORS, name, cap=0) for name in plain},
+        **opened(source / TENSORS, coded, cap=0),
+    }
+
+
+def _scalar(source: Path, name: str) -> Tensor:
+    from safetensors import safe_open
+
+    with safe_open(str(source / TENSORS), "pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
+
+
+class _Encoded(Store):
+    """What is written for one bank: read, encoded and compared a piece at a time, once."""
+
+    place = "disk"
+
+    def __init__(
+        self, name: str, table: Store, form: Format, found: Kept, plain: bool, progress: Progress | None
+    ) -> None:
+        self._name, self._table, self._form, self._kept, self._progress = name, table, form, found, progress
+        self.rows = len(found.rows)
+        slots, width = table.row_shape
+        self.row_shape: tuple[int, ...] = (slots, width) if plain else (form.row_bytes(slots, width),)
+        self.dtype = form.dtype if plain and form.dtype is not None else torch.uint8
+        self._sum, self._worst, self._counted = 0.0, 0.0, 0
+
+    def gather(self, ids: Tensor) -> Tensor:
+        raise NotImplementedError("rows that are being converted are read in order.")
+
+    def write(self, ids: Tensor, values: Tensor) -> None:
+        raise ValueError("rows that are being converted are only read.")
+
+    def chunks(self) -> Iterator[Tensor]:
+        start = 0
+        for chunk in self._table.chunks():
+            end = start + len(chunk)
+            first, last = np.searchsorted(self._kept.rows, (start, end))
+            rows = chunk[torch.from_numpy(self._kept.rows[first:last] - start)]
+            if len(rows):
+                yield self._written(rows, start)
+            tell(self._progress, f"writing {self._name}", end)
+            start = end
+
+    def report(self) -> Converted:
+        index = 0 if self._kept.index is None else self._kept.index.nbytes
+        return Converted(
+            name=self._name,
+            rows=self._table.rows,
+            stored=self.rows,
+            before=self._table.nbytes,
+            after=self.nbytes + index,
+            mean_error=self._sum / max(1, self._counted),
+            worst_error=self._worst,
+            lost=self._kept.lost,
+        )
+
+    def _written(self, rows: Tensor, start: int) -> Tensor:
+        try:
+            coded = ops.encode(rows, self._form)
+        except ValueError as error:
+            raise ValueError(f"{self._name} cannot be converted (rows from {start} on): {error}") from error
+        slots, width = self._table.row_shape
+        back = ops.decode(coded, self._form, slots, width).flatten(1).double()
+        exact = rows.flatten(1).double()
+        size = exact.norm(dim=1)
+        off = ((exact - back).norm(dim=1) / size)[size > 0]
+        self._sum += float(off.sum())
+        self._worst = max(self._worst, float(off.max()) if len(off) else 0.0)
+        self._counted += len(off)
+        return coded if self.dtype == torch.uint8 else coded.view(self.dtype).view(-1, *self.row_shape)
