@@ -6,6 +6,7 @@ the rows that were read. The indices depend on the ids alone and come ready from
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,9 +20,11 @@ def mix_slots(gates: Tensor, rows: Tensor, bags: Tensor) -> Tensor:
         bags: ``[N*H, M]`` indices into ``rows`` seen as ``[U*M*H, D]``.
 
     Returns:
-        ``[N, H, D]`` in the dtype of ``gates``; computed in that of ``rows``.
+        ``[N, H, D]`` in the dtype of ``gates``; computed in that of ``rows`` or wider.
     """
     tokens, heads, slots = gates.shape
+    if rows.is_cuda and rows.dtype != torch.float64:
+        rows = rows.float()  # on a GPU its gradient knows no narrower type
     table = rows.reshape(-1, rows.shape[-1])
     weights = gates.reshape(tokens * heads, slots).to(rows.dtype)
     mixed = F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights)

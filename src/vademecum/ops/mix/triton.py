@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
+import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
@@ -28,57 +28,60 @@ TILE = 8192
 def forward(gates: Tensor, rows: Tensor, segments: Segments) -> Tensor:
     """``[N, H, D]`` in the dtype of ``gates`` from ``gates`` ``[N, H, M]`` and ``rows`` ``[R, M, H, D]``."""
     out = gates.new_empty(*gates.shape[:2], rows.shape[-1])
-    grid, shape = _shape(rows, segments)
     if out.numel():
-        _forward[grid](gates, rows, *segments, out, **shape, **_product(gates, rows))
+        grid, shape = _shape(rows, segments, 1024)
+        _forward[grid](gates, rows, *segments, out, **shape, **_product(gates, rows, "ieee"))
     return out
 
 
 def backward(grad: Tensor, gates: Tensor, rows: Tensor, segments: Segments, into: Tensor | None) -> Tensor:
     """Gradient of ``gates``; that of ``rows`` is added to ``into`` (fp32 ``[R, M, H, D]``) unless that is None."""
     out = torch.empty_like(gates)
-    grid, shape = _shape(rows, segments)
     if not gates.numel():
         return out
-    _gates[grid[:2]](grad, rows, *segments, out, **shape, **_product(grad, rows))
+    grid, shape = _shape(rows, segments, 1024)
+    _gates[grid[:2]](grad, rows, *segments, out, **shape, **_product(grad, rows, "tf32x3"))
     if into is not None:
+        grid, shape = _shape(rows, segments, 512)
         buckets = triton.cdiv(len(segments.order), LONGEST)
         parts = torch.empty(2 * buckets, *rows.shape[1:], dtype=torch.float32, device=rows.device)
-        _rows[grid](grad, gates, *segments, into, parts, **shape, **_product(grad, gates), LONGEST=LONGEST)
+        product = _product(grad, gates, "ieee")
+        _rows[grid](grad, gates, *segments, into, parts, **shape, **product, LONGEST=LONGEST)
         _add_parts[grid](*segments[1:], into, parts, **shape, LONGEST=LONGEST)
     return out
 
 
-def _shape(rows: Tensor, segments: Segments) -> tuple[tuple[int, int, int], dict[str, Any]]:
+def _shape(rows: Tensor, segments: Segments, elements: int) -> tuple[tuple[int, int, int], dict[str, Any]]:
+    """The grid and the sizes; a warp takes ``elements`` of a row (what an H100 was fastest with, as is the next)."""
     _, slots, heads, width = rows.shape
     tall = max(16, triton.next_power_of_2(slots))
     wide = max(16, min(triton.next_power_of_2(width), TILE // tall))
     grid = (len(segments.places), heads, triton.cdiv(width, wide))
-    warps = max(1, min(8, tall * wide // 1024))
+    warps = min(8, triton.next_power_of_2(triton.cdiv(slots * min(width, wide), elements)))
     return grid, {"H": heads, "M": slots, "D": width, "MP": tall, "DP": wide, "num_warps": warps}
 
 
-def _product(a: Tensor, b: Tensor) -> dict[str, Any]:
-    # Two narrow operands go to the matrix units as they are; with a wide one, both are taken as fp32 and no less.
+def _product(a: Tensor, b: Tensor, wide: str) -> dict[str, Any]:
+    """How the matrix units multiply: two narrow operands as they are, else both as fp32 in the way called ``wide``."""
     # Triton's interpreter multiplies the bits of bf16 as if they were whole numbers.
     narrow = a.dtype == b.dtype and a.dtype != torch.float32 and not triton.knobs.runtime.interpret
-    return {"NARROW": narrow, "T": TOKENS}
+    return {"HOW": "narrow" if narrow else wide, "T": TOKENS}
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _dot(a: Any, b: Any, NARROW: tl.constexpr) -> Any:
-    if not NARROW:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, input_precision="ieee")
+def _dot(a, b, HOW: tl.constexpr):
+    if HOW == "narrow":
+        return tl.dot(a, b)
+    else:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision=HOW)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward(
-    gates: Any, rows: Any, order: Any, offsets: Any, places: Any, out: Any,
+    gates, rows, order, offsets, places, out,
     H: tl.constexpr, M: tl.constexpr, D: tl.constexpr, MP: tl.constexpr, DP: tl.constexpr,
-    NARROW: tl.constexpr, T: tl.constexpr,
-) -> None:  # fmt: skip
+    HOW: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
     s, h = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(offsets + s), tl.load(offsets + s + 1)
     if begin < end:
@@ -96,16 +99,16 @@ def _forward(
                 t = i + tl.arange(0, T)
                 n = tl.load(order + t, mask=t < end, other=0) * H + h
                 g = tl.load(gates + n[:, None] * M + m[None, :], mask=(t < end)[:, None] & (m < M)[None, :], other=0.0)
-                mixed = _dot(g, tile, NARROW)
+                mixed = _dot(g, tile, HOW)
                 tl.store(out + n[:, None] * D + d[None, :], mixed, mask=(t < end)[:, None] & (d < D)[None, :])
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gates(
-    grad: Any, rows: Any, order: Any, offsets: Any, places: Any, out: Any,
+    grad, rows, order, offsets, places, out,
     H: tl.constexpr, M: tl.constexpr, D: tl.constexpr, MP: tl.constexpr, DP: tl.constexpr,
-    NARROW: tl.constexpr, T: tl.constexpr,
-) -> None:  # fmt: skip
+    HOW: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
     s, h = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(offsets + s), tl.load(offsets + s + 1)
     if begin < end:
@@ -133,16 +136,16 @@ def _gates(
                     x = tl.load(
                         grad + n[:, None] * D + d[None, :], mask=(t < end)[:, None] & (d < D)[None, :], other=0.0
                     )
-                    sums += _dot(x, tile, NARROW)
+                    sums += _dot(x, tile, HOW)
                 tl.store(out + n[:, None] * M + m[None, :], sums, mask=(t < end)[:, None] & (m < M)[None, :])
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _rows(
-    grad: Any, gates: Any, order: Any, offsets: Any, places: Any, into: Any, parts: Any,
+    grad, gates, order, offsets, places, into, parts,
     H: tl.constexpr, M: tl.constexpr, D: tl.constexpr, MP: tl.constexpr, DP: tl.constexpr,
-    NARROW: tl.constexpr, T: tl.constexpr, LONGEST: tl.constexpr,
-) -> None:  # fmt: skip
+    HOW: tl.constexpr, T: tl.constexpr, LONGEST: tl.constexpr,
+):  # fmt: skip
     s, h = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(offsets + s), tl.load(offsets + s + 1)
     if begin < end:
@@ -162,7 +165,7 @@ def _rows(
                 n = tl.load(order + t, mask=t < end, other=0) * H + h
                 g = tl.load(gates + n[None, :] * M + m[:, None], mask=(t < end)[None, :] & (m < M)[:, None], other=0.0)
                 x = tl.load(grad + n[:, None] * D + d[None, :], mask=(t < end)[:, None] & (d < D)[None, :], other=0.0)
-                total += _dot(g, x, NARROW)
+                total += _dot(g, x, HOW)
         segments = tl.num_programs(0)
         follows = (s > 0) & (tl.load(places + tl.maximum(s - 1, 0)) == place)
         after = tl.minimum(s + 1, segments - 1)
@@ -172,15 +175,15 @@ def _rows(
             part = begin // LONGEST * 2 + follows.to(tl.int64)
             tl.store(parts + part * (M * H * D) + at, total, mask=inside)
         else:
-            at += place * (M * H * D)
+            into += place * (M * H * D)
             tl.store(into + at, tl.load(into + at, mask=inside, other=0.0) + total, mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_parts(
-    offsets: Any, places: Any, into: Any, parts: Any,
+    offsets, places, into, parts,
     H: tl.constexpr, M: tl.constexpr, D: tl.constexpr, MP: tl.constexpr, DP: tl.constexpr, LONGEST: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     s, h = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(offsets + s), tl.load(offsets + s + 1)
     # Only a full segment can be the first of several that share a row.
@@ -194,13 +197,16 @@ def _add_parts(
             m, d = tl.arange(0, MP), tl.program_id(2) * DP + tl.arange(0, DP)
             inside = (m < M)[:, None] & (d < D)[None, :]
             at = h * D + m[:, None] * (H * D) + d[None, :]
-            total = tl.load(parts + begin // LONGEST * 2 * (M * H * D) + at, mask=inside, other=0.0)
+            # Counted first: older compilers of Triton fail on a tile that is carried round an open-ended loop.
+            stop = after
             while goes_on:
-                begin = tl.load(offsets + after)
-                total += tl.load(parts + (begin // LONGEST * 2 + 1) * (M * H * D) + at, mask=inside, other=0.0)
-                end = tl.load(offsets + after + 1)
-                ahead = tl.minimum(after + 1, last)
-                goes_on = (ahead > after) & (tl.load(places + ahead) == place) & (tl.load(offsets + ahead + 1) > end)
-                after = ahead
-            at += place * (M * H * D)
+                end = tl.load(offsets + stop + 1)
+                stop += 1
+                ahead = tl.minimum(stop, last)
+                goes_on = (stop <= last) & (tl.load(places + ahead) == place) & (tl.load(offsets + ahead + 1) > end)
+            total = tl.load(parts + begin // LONGEST * 2 * (M * H * D) + at, mask=inside, other=0.0)
+            for k in range(after, stop):
+                part = tl.load(offsets + k) // LONGEST * 2 + 1
+                total += tl.load(parts + part * (M * H * D) + at, mask=inside, other=0.0)
+            into += place * (M * H * D)
             tl.store(into + at, tl.load(into + at, mask=inside, other=0.0) + total, mask=inside)
