@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,16 +57,42 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def found() -> list[dict[str, Any]]:
+COMPILING = """
+import itertools
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from vademecum.ops.mix import triton as kernels
+
+for dtype, how in (("fp32", "ieee"), ("fp32", "tf32x3"), ("bf16", "narrow")):
+    segments, narrow, wide = ["*i64"] * 3, [f"*{dtype}"], ["*fp32"]
+    product = {"HOW": how, "T": kernels.TOKENS}
+    for kernel, pointers, more in (
+        (kernels._forward, narrow * 2 + segments + narrow, product),
+        (kernels._gates, narrow * 2 + segments + narrow, product),
+        (kernels._rows, narrow * 2 + segments + wide * 2, {**product, "LONGEST": 64}),
+        (kernels._add_parts, segments[1:] + wide * 2, {"LONGEST": 64}),
+    ):
+        names = kernel.arg_names
+        types = dict(itertools.zip_longest(names, pointers, fillvalue="constexpr"))
+        constants = {"H": 4, "M": 8, "D": 64, "MP": 16, "DP": 64, **more}
+        source = ASTSource(kernel, types, constexprs=constants)
+        made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
+        print(kernel.__name__, len(made.asm["ptx"]))
+"""
+
+
+def run(script: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def found() -> list[dict[str, Any]]:
+    return json.loads(run(SCRIPT, TRITON_INTERPRET="1").strip().splitlines()[-1])
 
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed here")
@@ -83,3 +110,9 @@ def test_the_kernels_give_the_same_bits_every_time_shared_or_not(found: list[dic
 
 def test_the_kernels_keep_the_types_of_gates_and_rows(found: list[dict[str, Any]]) -> None:
     assert [each["case"] for each in found if not each["types_kept"]] == []
+
+
+def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(tmp_path: Path) -> None:
+    made = run(COMPILING, TRITON_CACHE_DIR=str(tmp_path)).split()
+    assert made[::2] == ["_forward", "_gates", "_rows", "_add_parts"] * 3
+    assert all(int(size) > 1000 for size in made[1::2])
