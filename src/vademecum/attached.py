@@ -233,6 +233,7 @@ class Memories(nn.Module):
             state = part.snapshot()
             if state is not None:
                 frame.state[part.key] = state
+            part.prepare(frame)
         kwargs[KEYWORD] = frame
         return args, kwargs
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import vademecum as vm
 from tests import tiny
 from vademecum.lookup import Frame, Lookup
-from vademecum.memory.mix import likeness
+from vademecum.memory.mix import kinship, likeness
 
 
 def value_of(model: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -136,7 +136,7 @@ def frame_of(ids: list[int], mask: list[bool] | None = None) -> Frame:
 
 def alike(rows: torch.Tensor, frame: Frame) -> float:
     tokens, (slots, heads) = frame.lookup.inverse.numel(), rows.shape[1:3]
-    return likeness(rows, torch.ones(tokens, heads, slots), frame).item()
+    return likeness(kinship(rows, frame), torch.ones(tokens, heads, slots), frame).item()
 
 
 def test_likeness_is_one_for_copies_zero_for_unrelated_slots_and_lowest_for_slots_that_cancel() -> None:
@@ -166,13 +166,16 @@ def test_likeness_is_the_mean_cosine_of_gated_rows_over_every_sixteenth_real_tok
         for b in range(slots)
         if mask[n] and a != b
     ]
-    torch.testing.assert_close(likeness(rows, gates, frame), torch.stack(cosines).mean(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        likeness(kinship(rows, frame), gates, frame), torch.stack(cosines).mean(), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_bank_of_zeros_has_a_likeness_with_a_gradient_that_is_a_number() -> None:
     rows = torch.zeros(2, 3, 2, 4, requires_grad=True)
     gates = torch.ones(3, 2, 3, requires_grad=True)
-    likeness(rows, gates, frame_of([1, 2, 2])).backward()
+    frame = frame_of([1, 2, 2])
+    likeness(kinship(rows, frame), gates, frame).backward()
     assert torch.equal(rows.grad, torch.zeros_like(rows))
     assert torch.equal(gates.grad, torch.zeros_like(gates))
 

@@ -120,6 +120,10 @@ class Part(nn.Module, ABC):
     def begin(self) -> None:
         """Called once before a training forward, before any snapshot: the place to apply what was learned last."""
 
+    def prepare(self, frame: Frame) -> None:
+        """Called once before the layers, when what they share was read: the place to compute what follows from it."""
+        return
+
     def snapshot(self) -> Tensor | None:
         """Buffers that must not change between a forward and its recompute, or None."""
         return None

@@ -22,22 +22,31 @@ def mixed(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
     return mix_slots(gates, rows.to(gates.device), frame.addresses().on(gates.device))
 
 
-def likeness(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
+def kinship(rows: Tensor, frame: Frame) -> Tensor:
+    """Inner products of slots, ``[n, H, M, M]`` for every :data:`EVERY`-th of the N tokens, of rows ``[U, M, H, D]``.
+
+    All layers share it: what is left of :func:`likeness` to each of them does not depend on the width D.
+    """
+    few = frame.addresses().on(rows.device).inverse[::EVERY]
+    with torch.autocast(rows.device.type, enabled=False):
+        read = rows.index_select(0, few).float().transpose(1, 2)
+        return read @ read.transpose(2, 3)
+
+
+def likeness(kin: Tensor, gates: Tensor, frame: Frame) -> Tensor:
     """How alike a layer's slots are: the mean cosine between two gated rows at a token; a scalar.
 
     1 where all slots add the same direction, 0 where they are unrelated, at least -1/(M-1). Mean over every
     :data:`EVERY`-th token, padding left out.
 
     Args:
-        rows: ``[U, M, H, D]`` with M of 2 or more, the distinct rows of this forward.
+        kin: :func:`kinship` of this forward's rows, with M of 2 or more.
         gates: ``[N, H, M]`` of the slots alone.
-        frame: the forward's addresses and mask.
+        frame: the forward's mask.
     """
-    few = frame.addresses().on(gates.device).inverse[::EVERY]
     with torch.autocast(gates.device.type, enabled=False):
-        read = rows.to(gates.device).index_select(0, few).float()
-        gated = (gates[::EVERY].float().transpose(1, 2).unsqueeze(-1) * read).flatten(2)
-        gram = gated @ gated.transpose(1, 2)
+        few = gates[::EVERY].float()
+        gram = (few.unsqueeze(-1) * few.unsqueeze(-2) * kin).sum(1)
         # Added to, not clamped: rows of zeros, as all are at the start, then have a gradient (of zero).
         unit = (gram.diagonal(dim1=1, dim2=2) + TINY).rsqrt()
         cosine = unit.unsqueeze(1) * gram * unit.unsqueeze(2)
@@ -60,6 +69,15 @@ class SharedMix(ValuePart):
         self.slots, self.dim, self.scale, self.selectivity = slots, dim, scale, selectivity
         self.gate = gates
 
+    def prepare(self, frame: Frame) -> None:
+        key = self._kin_key
+        if frame.training and self.selectivity and not frame.muted and key not in frame.shared:
+            frame.shared[key] = kinship(frame.shared[self.kind_key], frame)
+
+    @property
+    def _kin_key(self) -> str:
+        return f"{self.kind_key}.kinship"
+
     def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
         if frame.muted:
             return value
@@ -68,7 +86,7 @@ class SharedMix(ValuePart):
             frame.report(self.key, per_token={"gates": gates})
         if frame.training and self.selectivity:
             frame.losses[f"{self.key}.selectivity"] = self.selectivity * likeness(
-                frame.shared[self.kind_key], gates[..., 1:], frame
+                frame.shared[self._kin_key].to(gates.device), gates[..., 1:], frame
             )
         update = mixed(frame.shared[self.kind_key], self.scale * gates[..., 1:], frame)
         base = gates[..., 0].view(*value.shape[:-1], 1).to(value.dtype)
