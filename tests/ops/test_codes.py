@@ -32,9 +32,9 @@ def drawn(count: int, slots: int, width: int, seed: int, power: int = 0) -> torc
 
 
 def scales(coded: torch.Tensor, form: Format, slots: int, width: int) -> torch.Tensor:
-    """The scale of every value ``[U, M, W]``, read from the bytes as the format's docstring says they lie."""
+    """The size of every value's scale ``[U, M, W]``, read from the bytes as the format's docstring says they lie."""
     parts = coded.view(len(coded), slots, -1)[..., : SCALE * form.blocks(width)]
-    return parts.contiguous().view(torch.bfloat16).double().repeat_interleave(form.block, -1)[..., :width]
+    return parts.contiguous().view(torch.bfloat16).double().abs().repeat_interleave(form.block, -1)[..., :width]
 
 
 @given(form=form_of, slots=st.integers(1, 3), width=any_width, seed=st.integers(0, 99), power=size)
@@ -55,7 +55,7 @@ def test_a_scale_is_hardly_larger_than_its_block_needs(form: Format, width: int,
     for begin in range(0, width, form.block):
         block = slice(begin, begin + form.block)
         largest = rows[..., block].double().abs().amax(-1)
-        assert bool((scale[..., block].amax(-1) <= 1.008 * largest / form.top + naive.TINY).all())
+        assert bool((scale[..., block].amax(-1) <= 1.008 * largest / form.above + naive.TINY).all())
 
 
 def test_bounds_are_half_a_step_where_they_are_said_to_be() -> None:
@@ -146,7 +146,7 @@ def test_fewer_bits_are_fewer_bytes_and_larger_errors() -> None:
 @pytest.mark.parametrize("form", CODED, ids=lambda form: form.name)
 def test_the_step_that_is_taken_is_no_worse_than_the_one_that_clips_nothing(form: Format) -> None:
     rows = torch.randn(100, 1, 32)
-    plain = Format(form.name, bits=form.bits, zero=form.zero, rooms=form.rooms[:1])
+    plain = Format(form.name, bits=form.bits, zero=form.zero, low=form.low, rooms=form.rooms[:1])
     kept, tried = (
         (codes.decode(codes.encode(rows, each), each, 1, 32) - rows).square().sum(-1) for each in (form, plain)
     )

@@ -26,9 +26,9 @@ def encode(rows: Tensor, form: Format) -> Tensor:
     """``rows`` ``[U, M, W]`` in any floating-point type as codes, uint8 ``[U, row_bytes]``.
 
     ``|x - decode(encode(x))| <= form.bound * s`` for every value, up to fp32's own rounding, where s is the scale of
-    its block: at most 1.008 times the block's largest magnitude over the largest level (bf16's rounding, always
-    upwards), and never under 2**-133. ``bound`` is half a step for int8 and int4. A row of zeros comes back as
-    zeros. bf16 and fp32 keep the rows as they are (fp32) or rounded to the nearest (bf16).
+    its block without its sign: at most 1.008 times the block's largest magnitude over ``form.above`` (bf16's rounding,
+    always upwards), and never under 2**-133. ``bound`` is half a step for int8 and int4. A row of zeros comes back
+    as zeros. fp32 keeps the rows as they are, bf16 rounds to the nearest.
 
     Raises:
         ValueError: a value is NaN, infinite or beyond 2**126.

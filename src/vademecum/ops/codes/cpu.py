@@ -21,12 +21,13 @@ SMALL = 2**20
 def encode(rows: Tensor, form: Format) -> Tensor:
     """As :func:`vademecum.ops.codes.naive.encode`, contiguous ``rows`` on the CPU."""
     out = torch.empty(len(rows), form.row_bytes(*rows.shape[1:]), dtype=torch.uint8)
-    divisors = np.array([form.top + room for room in form.rooms], np.float32)
+    rooms = np.array(form.rooms)
+    above, below = ((levels + rooms).astype(np.float32) for levels in (form.above, form.below))
     run, zero, low = _loops(form).encode, np.float32(form.zero), np.float32(form.low)
     _shared(
         len(rows),
-        rows.numel() * len(divisors),
-        lambda a, b: run(rows[a:b].numpy(), divisors, zero, low, out[a:b].numpy()),
+        rows.numel() * len(rooms),
+        lambda a, b: run(rows[a:b].numpy(), above, below, zero, low, out[a:b].numpy()),
     )
     return out
 

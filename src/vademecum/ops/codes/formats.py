@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,15 +18,17 @@ GROUP = 8
 class Format:
     """Codes of ``bits`` bits per value with one scale for a block of values along the row's width.
 
-    A value is ``(code - zero) * scale``. A row ``[M, W]`` is M slots one after the other; a slot is its scales (bf16,
-    little-endian), then its codes: value i takes the bits ``i * bits`` to ``(i + 1) * bits`` of the bytes, lowest
-    first. A block of zeros has scale 0 and codes 0, so a row of zeros is bytes of zero.
+    A value is ``(code - zero) * scale``; the scale may be negative. A row ``[M, W]`` is M slots one after the other; a
+    slot is its scales (bf16, little-endian), then its codes: value i takes the bits ``i * bits`` to ``(i + 1) * bits``
+    of the bytes, lowest first. A block of zeros has scale 0 and codes 0, so a row of zeros is bytes of zero.
 
     Attributes:
         name: what it is called.
         bits: of a code; 0 where rows are kept as they are, in ``dtype``.
         block: values that share a scale; a multiple of 8. The last block of a width may be shorter.
         zero: the code that stands for 0; half-way between two codes where no code does.
+        low: the smallest code that is used. Where there are more levels below 0 than above, a block whose largest
+            value is positive takes a negative scale, and has its level too.
         rooms: how many steps of the scale the largest value of a block may lie beyond the last level, as the encoder
             tries it; the one with the least squared error is taken.
         dtype: of the values of a format that keeps them.
@@ -37,6 +38,7 @@ class Format:
     bits: int = 0
     block: int = 32
     zero: float = 0.0
+    low: int = 0
     rooms: tuple[float, ...] = (0.0,)
     dtype: torch.dtype | None = None
 
@@ -46,14 +48,19 @@ class Format:
         return int(2**self.bits - 1)
 
     @property
-    def top(self) -> float:
-        """The largest level, in steps of the scale; the smallest is its negative."""
+    def above(self) -> float:
+        """The largest level, in steps of the scale."""
         return self.high - self.zero
 
     @property
-    def low(self) -> int:
-        """The smallest code that is used."""
-        return math.ceil(self.zero - self.top)
+    def below(self) -> float:
+        """The smallest level, in steps of the scale, without its sign."""
+        return self.zero - self.low
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """Signs of the scale that are tried."""
+        return (1,) if self.above == self.below else (1, -1)
 
     @property
     def bound(self) -> float:
@@ -79,13 +86,13 @@ class Format:
         return 8 * self.slot_bytes(width) / width
 
 
-#: By name. Levels of ``int8`` include 0; the narrower formats use all codes, of which none is 0 (decision 0009).
+#: By name, the coded ones from many bits to few. The levels of ``int2`` are -1.5, -0.5, 0.5 and 1.5 (decision 0009).
 FORMATS: Mapping[str, Format] = {
     one.name: one
     for one in (
-        Format("int8", bits=8, zero=128.0, rooms=(0.0, 0.25, 0.5)),
-        Format("int4", bits=4, zero=7.5, rooms=(0.0, 0.25, 0.5)),
-        Format("int3", bits=3, zero=3.5, rooms=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        Format("int8", bits=8, zero=128.0, low=1, rooms=(0.0, 0.25, 0.5)),
+        Format("int4", bits=4, zero=8.0, rooms=(0.0, 0.25, 0.5)),
+        Format("int3", bits=3, zero=4.0, rooms=(0.0, 0.25, 0.5, 0.75, 1.0)),
         Format("int2", bits=2, zero=1.5, rooms=(0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.2)),
         Format("bf16", dtype=torch.bfloat16),
         Format("fp32", dtype=torch.float32),

@@ -69,25 +69,36 @@ def _slot(codes: Bytes, at: int, width: int, zero: np.float32, out: Wide, bits: 
 
 
 @register_jitable
-def _best(x: Wide, divisors: Wide, zero: np.float32, low: np.float32, high: np.float32) -> np.float32:
-    """The step for a block ``x`` among those that ``divisors`` give: the one with the least squared error."""
-    largest = np.float32(0.0)
+def _best(x: Wide, above: Wide, below: Wide, zero: np.float32, low: np.float32, high: np.float32) -> np.float32:
+    """The scale for a block ``x`` with the least squared error; 0 for a block of zeros.
+
+    ``above`` and ``below`` are how many steps its largest and its smallest value may be from 0, for every step that is
+    tried; where they differ, both signs of the step are.
+    """
+    up = down = np.float32(0.0)
     for i in range(len(x)):
-        largest = max(largest, abs(x[i]))
-    step = np.float32(0.0)
+        up, down = max(up, x[i]), max(down, -x[i])
+    largest = max(up, down)
+    scale = np.float32(0.0)
     if largest == 0:
-        return step
+        return scale
     least = np.inf
-    for each in divisors:
-        bits = (np.float32(largest / each).view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)
-        tried = max(np.uint32(bits).view(np.float32), _TINY)
-        ratio, off = tried / largest, 0.0
-        for i in range(len(x)):
-            code = min(max(np.rint(x[i] / tried + zero), low), high)
-            off += (code * ratio - zero * ratio - x[i] / largest) ** 2
-        if off < least:
-            least, step = off, tried
-    return step
+    for flipped in range(2 if above[0] != below[0] else 1):
+        if flipped:
+            up, down = down, up
+        for trial in range(len(above)):
+            needed = max(np.float32(up / above[trial]), np.float32(down / below[trial]))
+            bits = (np.float32(needed).view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)
+            tried = max(np.uint32(bits).view(np.float32), _TINY)
+            if flipped:
+                tried = -tried
+            ratio, off = tried / largest, 0.0
+            for i in range(len(x)):
+                code = min(max(np.rint(x[i] / tried + zero), low), high)
+                off += ((code - zero) * ratio - x[i] / largest) ** 2
+            if off < least:
+                least, scale = off, tried
+    return scale
 
 
 def loops(bits: int, block: int, dim: int) -> Loops:
@@ -99,11 +110,8 @@ def loops(bits: int, block: int, dim: int) -> Loops:
 def _made(bits: int, block: int, known: int) -> Loops:
     # The compiled code on disk is told apart by what a loop closes over, hence by all three arguments.
 
-    def encode(rows: Wide, divisors: Wide, zero: np.float32, low: np.float32, out: Bytes) -> None:
-        """Fill ``out`` ``[R, row_bytes]`` from ``rows`` ``[R, M, W]``.
-
-        ``divisors`` are what a block's largest magnitude is divided by for the steps that are tried.
-        """
+    def encode(rows: Wide, above: Wide, below: Wide, zero: np.float32, low: np.float32, out: Bytes) -> None:
+        """Fill ``out`` ``[R, row_bytes]`` from ``rows`` ``[R, M, W]``; see :func:`_best`."""
         slots, width = rows.shape[1:]
         high = np.float32(2**bits - 1)
         blocks = (width + block - 1) // block
@@ -114,11 +122,11 @@ def _made(bits: int, block: int, known: int) -> Loops:
                 slot = out[r, m * size : (m + 1) * size]
                 for b in range(blocks):
                     x = rows[r, m, b * block : min((b + 1) * block, width)]
-                    step = _best(x, divisors, zero, low, high)
+                    step = _best(x, above, below, zero, low, high)
                     bf16 = np.float32(step).view(np.uint32) >> np.uint32(16)
                     slot[2 * b], slot[2 * b + 1] = np.uint8(bf16), np.uint8(bf16 >> np.uint32(8))
                     given[:] = 0.0
-                    if step > 0:
+                    if step != 0:
                         for i in range(len(x)):
                             given[i] = min(max(np.rint(x[i] / step + zero), low), high)
                     begin = 2 * blocks + b * block * bits // 8

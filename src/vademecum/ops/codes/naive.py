@@ -18,20 +18,24 @@ def encode(rows: Tensor, form: Format) -> Tensor:
     blocks = form.blocks(width)
     values = F.pad(rows, (0, blocks * form.block - width)).view(count, slots, blocks, form.block)
     real = torch.arange(blocks * form.block, device=rows.device).view(blocks, form.block) < width
-    largest = values.abs().amax(-1, keepdim=True)
+    up, down = values.amax(-1, keepdim=True), -values.amin(-1, keepdim=True)
+    largest = torch.maximum(up, down)
     unit = torch.where(largest > 0, largest, 1.0)
     best = torch.full_like(largest, torch.inf)
     scale, codes = torch.zeros_like(largest), torch.zeros_like(values)
-    for room in form.rooms:
-        tried = torch.where(largest > 0, _rounded_up(largest / (form.top + room)), 0.0)
-        step = torch.where(largest > 0, tried, 1.0)
-        given = torch.round(values / step + form.zero).clamp_(form.low, form.high)
-        # In units of the largest value, whose square neither overflows nor vanishes.
-        off = (((given - form.zero) * (step / unit) - values / unit) * real).square().sum(-1, keepdim=True)
-        better = off < best
-        best, scale = torch.where(better, off, best), torch.where(better, tried, scale)
-        codes = torch.where(better, given, codes)
-    codes = torch.where(scale > 0, codes, 0.0).view(count, slots, -1)[..., :width]
+    for sign in form.signs:
+        above, below = (up, down) if sign > 0 else (down, up)
+        for room in form.rooms:
+            needed = torch.maximum(above / (form.above + room), below / (form.below + room))
+            tried = sign * _rounded_up(needed)
+            given = torch.round(values / tried + form.zero).clamp_(form.low, form.high)
+            # In units of the largest value, whose square neither overflows nor vanishes.
+            off = (((given - form.zero) * (tried / unit) - values / unit) * real).square().sum(-1, keepdim=True)
+            better = off < best
+            best, scale = torch.where(better, off, best), torch.where(better, tried, scale)
+            codes = torch.where(better, given, codes)
+    scale, codes = torch.where(largest > 0, scale, 0.0), torch.where(largest > 0, codes, 0.0)
+    codes = codes.view(count, slots, -1)[..., :width]
     heads = scale.view(count, slots, blocks).to(torch.bfloat16).view(torch.uint8)
     return torch.cat([heads, pack(codes.to(torch.int64), form.bits)], dim=-1).flatten(1)
 
@@ -69,6 +73,6 @@ def unpack(packed: Tensor, bits: int, width: int) -> Tensor:
 
 
 def _rounded_up(values: Tensor) -> Tensor:
-    """The smallest positive bf16 (as fp32) that is not below ``values`` in fp32, none of which is negative."""
-    bits = (values.contiguous().view(torch.int32) + 0xFFFF) & -65536
+    """The smallest positive bf16 (as fp32) that is not below ``values`` in fp32; those below 0 are taken as 0."""
+    bits = (values.clamp_min(0.0).view(torch.int32) + 0xFFFF) & -65536
     return bits.view(torch.float32).clamp_min(TINY)
