@@ -189,7 +189,7 @@ class Frame:
     summed: bool = False
     ids: Tensor | None = None
     mask: Tensor | None = None
-    shared: dict[str, Tensor] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
     tallies: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from vademecum import files, hosts, kinds
-from vademecum.attached import ROOT
+from vademecum.attached import ROOT, Memories
 from vademecum.memory import placing
 from vademecum.memory.bank import Bank
 from vademecum.state import Rows, load_memory_state_dict, memory_state_dict
-from vademecum.stores import tables
+from vademecum.stores import coded, tables
 from vademecum.stores.base import Store
+from vademecum.stores.coded import Coded
 from vademecum.stores.disk import Disk, opened
 from vademecum.stores.placement import Placement
 from vademecum.stores.ram import Ram
@@ -106,13 +107,18 @@ def load(
     fresh = getattr(model, ROOT, None) is None
     if fresh:
         assemble(model, tuple(wanted), host)
+    elif about.get("banks"):
+        raise ValueError(
+            f"{source} holds a compressed memory, which cannot be put into an attached one; call vm.detach(model) "
+            "first."
+        )
     elif [kind.to_dict() for kind in memories(model).kinds.values()] != about["kinds"]:
         raise ValueError(
             f"{source} holds {', '.join(kind.name for kind in wanted)} with other settings than are attached to this "
             f"{type(model).__name__}; call vm.detach(model) first, load attaches what the folder holds."
         )
     try:
-        tensors: dict[str, Rows] = dict(opened(source / TENSORS, memories(model).banks()))
+        tensors = _tensors(source / TENSORS, memories(model), about.get("banks", {}), placement)
         vocabulary = int(about["host"]["vocabulary"])
         if fresh:
             take(model, tensors, placement, rows=vocabulary)
@@ -123,6 +129,24 @@ def load(
             detach(model)
         raise
     return model
+
+
+def _tensors(
+    file: Path, root: Memories, compressed: Mapping[str, Mapping[str, Any]], placement: Placement
+) -> dict[str, Rows]:
+    """What lies in ``file``; rows of banks as tables, those that were compressed as what they stand for."""
+    banks = root.banks()
+    pieces = {f"{name}{ending}" for name in compressed for ending in (coded.CODES, coded.INDEX)}
+    found = opened(file, {*banks, *pieces})
+    tensors: dict[str, Rows] = {name: one for name, one in found.items() if name not in pieces}
+    sizes = sum(one.nbytes for name, one in found.items() if name in pieces)
+    device = next((bank.device for bank in banks.values()), torch.device("cpu"))
+    on_disk = placement.decide(sizes, device) == "disk"
+    for name, store in coded.opened(file, compressed, on_disk=on_disk, cap=placement.cap).items():
+        # In the type that the bank would have uncompressed, so that the rest of the model does not notice.
+        store.dtype = banks[name].dtype if name in banks else store.dtype
+        tensors[name] = store
+    return tensors
 
 
 def take(model: nn.Module, tensors: Mapping[str, Rows], placement: Placement, *, rows: int | None = None) -> None:
@@ -140,27 +164,31 @@ def take(model: nn.Module, tensors: Mapping[str, Rows], placement: Placement, *,
     root = memories(model)
     banks = root.banks()
     read_in_place = placement.folder is None and placing.decide(banks, placement) == "disk"
-    stay = {
-        name: _in_place(name, bank, found, placing.share(bank, banks, placement.cap))
-        for name, bank in banks.items()
-        if read_in_place and isinstance(found := tensors.get(name), Disk)
-    }
+    stay: dict[str, Rows] = {}
+    for name, bank in banks.items():
+        found = tensors.get(name)
+        if isinstance(found, Coded) or (read_in_place and isinstance(found, Disk)):
+            _require_rows(name, bank, found)
+            stay[name] = _in_place(bank, found, placing.share(bank, banks, placement.cap))
     root.scratch = placing.place({name: bank for name, bank in banks.items() if name not in stay}, placement)
     given = {**tensors, **stay}
     load_memory_state_dict(model, given if rows is None else _grown(given, model, rows))
     placing.tell(banks)
 
 
-def _in_place(name: str, bank: Bank, saved: Disk, cap: int) -> Disk:
-    if saved.shape != (bank.rows, *bank.row_shape):
-        raise ValueError(
-            f"{saved.path} has {list(saved.shape)} under {name!r} where this host needs "
-            f"{[bank.rows, *bank.row_shape]}, so it cannot be read in place; give bank_folder= for a copy that "
-            "fits, or bank='ram'."
-        )
-    store = Disk(saved.path, name, cap=cap)
+def _in_place(bank: Bank, saved: Disk | Coded, cap: int) -> Store:
+    store = saved if isinstance(saved, Coded) else Disk(saved.path, saved.name, cap=cap)
     bank.put(store)
     return store
+
+
+def _require_rows(name: str, bank: Bank, saved: Store) -> None:
+    if saved.shape != (bank.rows, *bank.row_shape):
+        raise ValueError(
+            f"the file has {list(saved.shape)} under {name!r} where this host needs "
+            f"{[bank.rows, *bank.row_shape]}, so it cannot be read in place; give bank_folder= for a copy that "
+            "fits, or bank='ram'; a compressed bank does not grow."
+        )
 
 
 def _grown(tensors: dict[str, Rows], model: nn.Module, rows: int) -> dict[str, Rows]:

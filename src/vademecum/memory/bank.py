@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,13 +13,38 @@ from torch import Tensor, nn
 from vademecum.lookup import Frame, Lookup
 from vademecum.memory.base import Cost, Role, Shared
 from vademecum.memory.ledger import Ledger
+from vademecum.ops.codes import Format, mix_codes
 from vademecum.ops.mix import shared_rows
 from vademecum.stores.base import Store
+from vademecum.stores.coded import Coded
 from vademecum.stores.disk import Disk
 from vademecum.stores.ram import Ram
 
 #: Name of the one tensor in a bank's own file.
 TENSOR = "weight"
+
+
+@dataclass(frozen=True)
+class CodedRows:
+    """A forward's distinct rows, still in codes.
+
+    Attributes:
+        codes: uint8 ``[U, row_bytes]``.
+        form: what they are in.
+        dim: width D of a head.
+    """
+
+    codes: Tensor
+    form: Format
+    dim: int
+
+    def to(self, device: torch.device) -> CodedRows:
+        """The same rows on another device."""
+        return self if self.codes.device == device else CodedRows(self.codes.to(device), self.form, self.dim)
+
+    def mixed(self, gates: Tensor, lookup: Lookup) -> Tensor:
+        """The mix ``[N, H, D]``, rows decoded inside of it."""
+        return mix_codes(gates, self.codes, self.form, lookup, self.dim)
 
 
 class Bank(Shared):
@@ -100,8 +126,11 @@ class Bank(Shared):
         device = "cpu" if self.weight is None else self.weight.device
         return Ram(torch.zeros(self.rows, *row_shape, device=device), place=self.where)
 
-    def read(self, frame: Frame) -> Tensor:
+    def read(self, frame: Frame) -> Tensor | CodedRows:
         """Rows ``[U, M, H, D]`` of the forward's distinct ids; in a compiled graph the table itself.
+
+        Compressed rows stay in their codes, unless a gradient will pass by them, or there is but one token, whose row
+        is decoded once for all layers.
 
         Raises:
             ValueError: an id below 0 or past the last row (inside a compiled graph the index itself fails).
@@ -112,6 +141,11 @@ class Bank(Shared):
             rows = self._lent(lookup)
         elif self.weight is not None:
             rows = lookup.rows_of(self.weight)
+        elif isinstance(self.store, Coded) and not (
+            frame.training or torch.is_grad_enabled() or lookup.inverse.numel() == 1
+        ):
+            coded: CodedRows = self._coded(self.store, lookup)
+            return coded
         else:
             rows = self._stored(lookup)
         return shared_rows(rows.view(-1, self.slots, self.heads, self.dim), lookup)
@@ -134,6 +168,10 @@ class Bank(Shared):
     def _stored(self, lookup: Lookup) -> Tensor:
         assert self.store is not None
         return self.store.gather(lookup.unique.cpu()).to(lookup.unique.device, self.dtype, non_blocking=True)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _coded(self, store: Coded, lookup: Lookup) -> CodedRows:
+        return CodedRows(store.codes(lookup.unique.cpu()).to(lookup.unique.device), store.form, self.dim)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _lent(self, lookup: Lookup) -> Tensor:

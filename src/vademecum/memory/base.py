@@ -156,8 +156,8 @@ class Shared(nn.Module, ABC):
     """What a kind owns once for all layers: read once per forward."""
 
     @abstractmethod
-    def read(self, frame: Frame) -> Tensor:
-        """The rows ``[U, ...]`` of this forward."""
+    def read(self, frame: Frame) -> Any:
+        """The rows ``[U, ...]`` of this forward, in the form that the kind's parts read."""
 
     @abstractmethod
     def cost(self) -> Cost:

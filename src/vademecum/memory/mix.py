@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vademecum.lookup import Frame
-from vademecum.memory.bank import Bank
+from vademecum.memory.bank import Bank, CodedRows
 from vademecum.memory.base import Cost, ValuePart
 from vademecum.memory.gates import Gates
 from vademecum.ops.mix import mix_slots
@@ -17,8 +17,10 @@ TINY = 1e-6
 EVERY = 16
 
 
-def mixed(rows: Tensor, gates: Tensor, frame: Frame) -> Tensor:
+def mixed(rows: Tensor | CodedRows, gates: Tensor, frame: Frame) -> Tensor:
     """Sum of a token's slots ``[U, M, H, D]`` weighed by ``gates`` ``[N, H, M]``: ``[N, H, D]``."""
+    if isinstance(rows, CodedRows):
+        return rows.to(gates.device).mixed(gates, frame.addresses().on(gates.device))
     return mix_slots(gates, rows.to(gates.device), frame.addresses().on(gates.device))
 
 
