@@ -108,3 +108,68 @@ def test_what_is_not_finite_comes_through() -> None:
     assert out[0, 0, 1].isnan()
     assert out[1, 0, 2].isinf()
     assert out[0, 0, 0].isfinite()
+
+
+@given(
+    ids=st.lists(st.integers(0, 9), min_size=1, max_size=60),
+    slots=st.integers(1, 6),
+    heads=st.integers(1, 3),
+    dim=st.sampled_from([2, 17]),
+)
+def test_the_result_is_the_same_bits_however_many_threads_there_are(
+    ids: list[int], slots: int, heads: int, dim: int
+) -> None:
+    results = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "SMALL", 0)
+        for threads in (1, 2, 5):
+            patch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            lookup, gates, rows = case(torch.tensor([ids]), slots, heads, dim)
+            out = mix_slots(gates, rows, lookup)
+            out.backward(torch.ones_like(out))
+            results.append((out.detach(), gates.grad, rows.grad))
+    for other in results[1:]:
+        for one, same in zip(results[0], other, strict=True):
+            assert torch.equal(one, same)
+
+
+def test_gates_in_bf16_over_rows_in_fp32_lose_nothing_but_the_last_rounding() -> None:
+    lookup, gates, rows = case(torch.randint(0, 6, (2, 40)), slots=5, heads=2, dim=64)
+    narrow = gates.detach().bfloat16().requires_grad_()
+    weight = torch.randn(80, 2, 64).bfloat16()
+    mix_slots(narrow, rows, lookup).backward(weight)
+    wide, exact = narrow.detach().float().requires_grad_(), rows.detach().clone().requires_grad_()
+    with ops.backend("naive"):
+        out = mix_slots(wide, exact, lookup)
+    out.backward(weight.float())
+    torch.testing.assert_close(mix_slots(narrow, rows, lookup).float(), out, rtol=2**-8, atol=1e-6)
+    assert narrow.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.grad.float(), wide.grad, rtol=2**-8, atol=1e-4)
+    torch.testing.assert_close(rows.grad, exact.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_a_forked_child_and_a_busy_pool_run_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "SMALL", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with cpu._threads(1) as outer, cpu._threads(1) as inner:
+        assert (outer, inner) == (2, 1)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with cpu._threads(1) as count:
+        assert count == 1
+
+
+def test_no_tokens_give_no_results() -> None:
+    lookup = Lookup.of_table(torch.empty(1, 0, dtype=torch.long))
+    gates, rows = torch.empty(0, 2, 3, requires_grad=True), torch.randn(4, 3, 2, 8, requires_grad=True)
+    out = mix_slots(gates, rows, lookup)
+    assert out.shape == (0, 2, 8)
+    out.sum().backward()
+    assert rows.grad is not None
+    assert not rows.grad.any()
+
+
+def test_one_token_decodes_without_loops_to_the_same_value() -> None:
+    lookup, gates, rows = case(torch.tensor([[7]]), slots=5, heads=3, dim=16)
+    with torch.no_grad():
+        alone = mix_slots(gates, rows, lookup)
+    torch.testing.assert_close(alone, mix_slots(gates, rows, lookup).detach())

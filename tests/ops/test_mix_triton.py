@@ -64,7 +64,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from vademecum.ops.mix import triton as kernels
 
-for dtype, how in (("fp32", "ieee"), ("fp32", "tf32x3"), ("bf16", "narrow")):
+for dtype, how in (("fp32", "ieee"), ("fp32", "tf32x3"), ("bf16", "tf32")):
     segments, narrow, wide = ["*i64"] * 3, [f"*{dtype}"], ["*fp32"]
     product = {"HOW": how, "T": kernels.TOKENS}
     for kernel, pointers, more in (

@@ -85,7 +85,7 @@ def _array(tensor: Tensor) -> Any:
 
 @contextmanager
 def _threads(work: int) -> Iterator[int]:
-    """How many threads a loop over ``work`` multiply-adds may use: as many as PyTorch, if the pool is free."""
+    """Into how many chunks to cut ``work`` multiply-adds: as many as PyTorch has threads, if the pool is free."""
     wanted = torch.get_num_threads() if work > SMALL else 1
     if wanted == 1:
         yield 1
@@ -99,9 +99,8 @@ def _threads(work: int) -> Iterator[int]:
         return
     before = numba.get_num_threads()
     try:
-        count = min(wanted, int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        numba.set_num_threads(count)
-        yield count
+        numba.set_num_threads(min(wanted, int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+        yield wanted
     finally:
         numba.set_num_threads(before)
         lock.release()

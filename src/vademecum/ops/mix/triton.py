@@ -65,19 +65,20 @@ def _shape(rows: Tensor, segments: Segments, elements: int) -> tuple[tuple[int, 
 
 
 def _product(a: Tensor, b: Tensor, wide: str) -> dict[str, Any]:
-    """How the matrix units multiply: two narrow operands as they are, else both as fp32 in the way called ``wide``."""
+    """How the matrix units multiply: two narrow operands as they are, else both as fp32 in the way called ``wide``.
+
+    Narrow operands are called "tf32", which says nothing to them.
+    """
     # Triton's interpreter multiplies the bits of bf16 as if they were whole numbers.
     narrow = a.dtype == b.dtype and a.dtype != torch.float32 and not triton.knobs.runtime.interpret
-    return {"HOW": "narrow" if narrow else wide, "T": TOKENS}
+    return {"HOW": "tf32" if narrow else wide, "T": TOKENS}
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _dot(a, b, HOW: tl.constexpr):
-    if HOW == "narrow":
-        product = tl.dot(a, b)
-    else:
-        product = tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision=HOW)
-    return product
+    if HOW != "tf32":
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision=HOW)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
