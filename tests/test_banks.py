@@ -55,6 +55,16 @@ def test_a_memory_saved_from_anywhere_answers_the_same_bits_everywhere(
         assert torch.equal(expected, logits(vm.load(tiny.host("qwen3"), tmp_path / "second", bank=other)))
 
 
+@pytest.mark.parametrize("name", tiny.HOSTS)
+def test_every_family_answers_the_same_bits_from_every_place(name: str, tmp_path: Path) -> None:
+    model = vm.attach(tiny.host(name), vm.MoVE(slots=2))
+    tiny.shake(model)
+    vm.save(model, tmp_path)
+    expected = logits(model)
+    for place in ("ram", "disk"):
+        assert torch.equal(expected, logits(vm.load(tiny.host(name), tmp_path, bank=place, bank_cap=900)))
+
+
 def test_generation_from_disk_equals_generation_from_memory(saved: Path) -> None:
     settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     whole = vm.load(tiny.host("qwen3"), saved, bank="device")

@@ -59,7 +59,10 @@ class Disk(Store):
             KeyError: the file has no such tensor.
             files.Damaged: the file is not what its header says.
             ValueError: ``cap`` is below zero.
+            OSError: the system has no positioned reads (Windows).
         """
+        if not hasattr(os, "pread"):
+            raise OSError("a bank on disk needs positioned reads, which this system has not; use bank='ram'.")
         if cap < 0:
             raise ValueError(f"a cap of {cap} bytes was given for the rows of {path}; expected 0 or more.")
         entry = tables.find(path, name)
@@ -200,14 +203,15 @@ class Disk(Store):
 
     def _pread(self, view: memoryview, offset: int) -> None:
         while view:
-            count = os.preadv(self._file, [view], offset)
-            if not count:
+            read = os.pread(self._file, len(view), offset)
+            if not read:
                 raise files.Damaged(f"{self.path} ended at byte {offset}, inside its table {self.name!r}.")
-            view, offset = view[count:], offset + count
+            view[: len(read)] = read
+            view, offset = view[len(read) :], offset + len(read)
 
     def _pwrite(self, view: memoryview, offset: int) -> None:
         while view:
-            count = os.pwritev(self._file, [view], offset)
+            count = os.pwrite(self._file, view, offset)
             view, offset = view[count:], offset + count
 
 
