@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedTokenizerFast
 
 import vademecum as vm
-from vademecum import data, state
+from vademecum import data, files, state
 from vademecum.training import Recipe, checkpoint, commands, metrics, presets
 from vademecum.training.retokenize import retokenize
 
@@ -290,3 +290,26 @@ def test_a_text_too_short_for_one_sequence_is_refused_before_training(train, tmp
     with pytest.raises(ValueError, match="one window of length"):
         train(tmp_path / "run", recipe={"length": 10_000, "eval_tokens": 0})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_go_on_with_its_bank_in_another_place_and_ends_with_the_same_bits(train, trained, tmp_path):
+    said = []
+    first = train(tmp_path / "run", bank="disk", bank_cap="2kB", recipe={"steps": 8}, echo=said.append)
+    assert any(f"on disk ({tmp_path / 'run' / 'bank'}" in line for line in said)
+    for name in ("memory/memory.safetensors", "model.safetensors"):
+        assert (first.folder / "final" / name).read_bytes() == (trained.folder / "final" / name).read_bytes()
+    last = checkpoint.folder_of(first.folder, 8)
+    checkpoint.shutil.rmtree(last)
+    files.move_pointer(first.folder / "checkpoints" / "latest", checkpoint.folder_of(first.folder, 4).name)
+    again = train(tmp_path / "run", bank="ram")
+    assert (again.folder / "final/memory/memory.safetensors").read_bytes() == (
+        trained.folder / "final/memory/memory.safetensors"
+    ).read_bytes()
+
+
+def test_a_run_speaks_from_its_checkpoint_in_place(trained):
+    model, _, _ = commands.load(trained.folder, bank="disk", bank_cap=2000)
+    (bank,) = vm.memories(model).banks().values()
+    assert bank.store.path.parent.parent == trained.folder / "checkpoints"
+    expected = commands.generate(trained.folder, "lamp", max_tokens=8, temperature=0, write=len)
+    assert commands.generate(trained.folder, "lamp", max_tokens=8, temperature=0, bank="disk", write=len) == expected
