@@ -1,11 +1,16 @@
-"""The verb that makes saved memories smaller."""
+"""The verb that makes saved memories smaller, and the study of what that costs."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vademecum.cli.comparing import study
+from vademecum.cli.texts import DATA
 
 verbs = typer.Typer()
 
@@ -47,3 +52,18 @@ def convert(
         tokenizer=tokenizer,
         echo=typer.echo,
     )
+
+
+@study.command("compression")
+def study_compression(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, a comparison (then say which --arm) or a model.")],
+    arm: Annotated[str | None, typer.Option(help="Arm of a comparison, such as move; all its seeds are read.")] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA} What the run was trained on where not given.")] = None,
+    tokens: Annotated[int, typer.Option(help="Held-out tokens that are read.")] = 30_000,
+    out: Annotated[Path | None, typer.Option(help="Folder of the page; one inside the run where not given.")] = None,
+) -> None:
+    """What fewer bits cost: bits against divergence and bits per byte, for a bank's rows and for the host's weights."""
+    from vademecum.studies import compression
+
+    command = shlex.join(["vademecum", *sys.argv[1:]])
+    compression.run(run, out, arm=arm, text=data, tokens=tokens, command=command, echo=typer.echo)
