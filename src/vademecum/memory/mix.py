@@ -111,13 +111,18 @@ class OwnTable(ValuePart):
         self.bank = bank
         self.gate = gates
 
+    def prepare(self, frame: Frame) -> None:
+        # Before the layers, as a shared bank is: a compiled graph is then broken once, if rows come from a store.
+        if not frame.muted:
+            frame.shared[self.key] = self.bank.read(frame)
+
     def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
         if frame.muted:
             return value
         gates: Tensor = self.gate(hidden).flatten(0, -3)
         if frame.recording:
             frame.report(self.key, per_token={"gates": torch.cat([torch.ones_like(gates), gates], dim=-1)})
-        update = mixed(self.bank.read(frame), gates, frame)
+        update = mixed(frame.shared[self.key], gates, frame)
         return value + update.view_as(value).to(value.dtype)
 
     def cost(self) -> Cost:
