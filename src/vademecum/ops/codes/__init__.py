@@ -13,7 +13,7 @@ from vademecum.lookup import Lookup, Segments
 from vademecum.ops import specified
 from vademecum.ops.codes import cpu, naive
 from vademecum.ops.codes.formats import FORMATS, Format, find
-from vademecum.ops.mix import mix_slots
+from vademecum.ops.mix import library, mix_slots
 from vademecum.ops.mix import naive as mix
 
 __all__ = ["FORMATS", "Format", "decode", "encode", "find", "mix_codes"]
@@ -75,8 +75,9 @@ def mix_codes(gates: Tensor, codes: Tensor, form: Format, lookup: Lookup, dim: i
         dim: width D of a head; a row is ``[M, H * D]``.
 
     Returns:
-        ``[N, H, D]`` in the dtype of ``gates``; sums are taken in fp32. Rows are decoded one at a time (on a GPU
-        without kernels for it: those of this forward at once), never a table of them.
+        ``[N, H, D]`` in the dtype of ``gates``; sums are taken in fp32. A row is decoded where it is used, never a
+        table of them; only in a compiled graph, and where Triton is not installed beside a GPU, are the rows of this
+        forward decoded at once.
 
     Raises:
         ValueError: the codes are not of such rows.
@@ -91,7 +92,12 @@ def mix_codes(gates: Tensor, codes: Tensor, form: Format, lookup: Lookup, dim: i
         )
     if form.dtype is not None:
         return mix_slots(gates, _kept(codes, form, slots, heads * dim).view(-1, slots, heads, dim), lookup)
-    if specified() or codes.device.type != "cpu" or gates.device.type != "cpu" or torch.compiler.is_compiling():
+    same = codes.device == gates.device
+    if same and codes.is_cuda and library.TRITON and not specified() and not torch.compiler.is_compiling():
+        from vademecum.ops.codes import triton
+
+        return triton.mix(gates.contiguous(), codes.contiguous(), form, _segments(lookup), dim)
+    if specified() or not same or codes.device.type != "cpu" or torch.compiler.is_compiling():
         rows = naive.decode(codes, form, slots, heads * dim).view(-1, slots, heads, dim)
         return mix.mix_slots(gates, rows, lookup.inverse)
     out = cpu.mix(gates.detach().float().contiguous(), codes.contiguous(), form, _segments(lookup), dim)
@@ -101,8 +107,7 @@ def mix_codes(gates: Tensor, codes: Tensor, form: Format, lookup: Lookup, dim: i
 def _segments(lookup: Lookup) -> Segments:
     if lookup.inverse.numel() == 1:
         # A token alone, as in decoding: nothing to order.
-        zero = lookup.inverse.new_zeros(1)
-        return Segments(zero, torch.arange(2), zero)
+        return Segments(torch.zeros_like(lookup.inverse), lookup.inverse.new_tensor([0, 1]), lookup.inverse)
     return lookup.segments
 
 
