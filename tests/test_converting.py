@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,45 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         weight[list(UNREAD)] = 0.0
         weight[9] = weight[8]
     return vm.save(model, tmp_path / "memory")
+
+
+PEAK = """
+import json, sys
+from pathlib import Path
+import torch
+from vademecum import files
+from vademecum.converting import convert
+from vademecum.stores import base, tables
+
+def status(field):
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+class Rows(base.Store):
+    place, rows, row_shape, dtype = "made", 2**16, (4, 64), torch.float32
+
+    def gather(self, ids):
+        return (ids % 97).float().view(-1, 1, 1).expand(-1, 4, 64) + torch.arange(64)
+
+    def write(self, ids, values):
+        raise ValueError
+
+torch.set_num_threads(1)
+base.CHUNK = 2**18
+folder = Path(sys.argv[1])
+about = {"format": 1, "kinds": [{"kind": "move"}], "host": {"vocabulary": Rows.rows}}
+
+def fill(aside):
+    (aside / "memory.json").write_text(json.dumps(about))
+    tables.write(aside / "memory.safetensors", {"move.shared.weight": Rows()})
+
+files.write_folder(folder / "large", fill)
+convert(folder / "large", folder / "warm", bank="int4", fold=True)
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+convert(folder / "large", folder / "small", bank="int4")
+print(json.dumps({"extra": status("VmHWM") - before, "bank": Rows().nbytes}))
+"""
 
 
 def original(saved: Path) -> torch.Tensor:
@@ -147,6 +188,15 @@ def test_a_bank_of_many_pieces_is_converted_like_one(
     assert {what for what, _ in told} == {f"reading {BANK}", f"writing {BANK}"}
     assert len(told) > 4
     assert told[-1] == (f"writing {BANK}", ROWS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
+def test_a_bank_is_never_in_memory_whole(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["extra"] < found["bank"] / 8
+    assert bank(tmp_path / "warm").stored.rows == 97
 
 
 def test_compressing_twice_is_refused(saved: Path, tmp_path: Path) -> None:

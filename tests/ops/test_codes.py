@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -20,6 +23,31 @@ form_of = st.sampled_from(CODED)
 any_width = st.sampled_from([1, 2, 7, 8, 15, 31, 32, 33, 45, 64, 100])
 #: Powers of ten of a row's size, from under the smallest number of fp16 to over its largest, and to the ends of fp32.
 size = st.sampled_from([-44, -40, -30, -8, -5, 0, 4, 6, 20, 37])
+
+
+#: 2,048 rows of 16 slots of 64 in fp32 would be 8 MiB; what is mixed is 2 MiB.
+PEAK = """
+import json
+from pathlib import Path
+import torch
+from vademecum.lookup import Lookup
+from vademecum.ops import codes
+
+def status(field):
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+torch.set_num_threads(1)
+form = codes.find("int4")
+lookup = Lookup.of(torch.arange(8192).remainder(2048)[None])
+coded = codes.encode(torch.randn(2048, 16, 64), form)
+gates = torch.rand(8192, 1, 16)
+codes.mix_codes(gates, coded, form, lookup, 64)
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+out = codes.mix_codes(gates, coded, form, lookup, 64)
+print(json.dumps({"extra": status("VmHWM") - before, "rows": 2048 * 16 * 64 * 4, "out": out.nbytes}))
+"""
 
 
 def drawn(count: int, slots: int, width: int, seed: int, power: int = 0) -> torch.Tensor:
@@ -192,6 +220,14 @@ def test_many_threads_give_the_bits_of_one() -> None:
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*outs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
+def test_mixing_codes_never_holds_a_table_of_decoded_rows() -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["extra"] < found["out"] + found["rows"] / 4
 
 
 def test_gates_in_bf16_give_an_update_in_bf16() -> None:
