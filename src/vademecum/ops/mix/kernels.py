@@ -132,6 +132,22 @@ def _expect_compiled(array: Any, n: Any) -> Any:
     return ask
 
 
+def _expect_slots(array: Any, r: Any, m: Any) -> None:
+    """Ask for four slots ``array[r, m:m + 4]`` ahead of their use."""
+    raise NotImplementedError
+
+
+@overload(_expect_slots, strict=False)
+def _expect_slots_compiled(array: Any, r: Any, m: Any) -> Any:
+    def ask(array: Any, r: Any, m: Any) -> None:
+        begin = array.ctypes.data + r * array.strides[0]
+        end = begin + min(m + 4, array.shape[1]) * array.strides[1]
+        for at in range(begin + m * array.strides[1], end, 64):
+            _fetch(at)  # type: ignore[call-arg]
+
+    return ask
+
+
 @cache
 def _made(known: int, threaded: bool) -> Loops:
     # The compiled code on disk is told apart by what a loop closes over, hence by both arguments.
@@ -143,7 +159,7 @@ def _made(known: int, threaded: bool) -> Loops:
         whole = slots - slots % 4
         chunks = len(at) - 1 if threaded else 1
         for chunk in prange(chunks):
-            total = np.empty(width, np.float32)
+            total = np.empty((heads, width), np.float32)
             s = np.searchsorted(offsets, at[chunk], side="right") - 1
             for i in range(at[chunk], at[chunk + 1]):
                 while offsets[s + 1] <= i:
@@ -152,21 +168,29 @@ def _made(known: int, threaded: bool) -> Loops:
                 soon = order[min(i + AHEAD, len(order) - 1)]
                 _expect(gates, soon)
                 _expect(out, soon)
-                for h in range(heads):
-                    for d in range(width):
-                        total[d] = 0.0
-                    for m in range(0, whole, 4):
+                turns = i + 1 == offsets[s + 1] and i + 1 < len(order)
+                total[:] = 0.0
+                # Slots outside, heads inside: that is how a row lies in memory.
+                for m in range(0, slots, 4):
+                    if turns:
+                        _expect_slots(rows, places[s + 1], m)
+                    if m == whole:
+                        break
+                    for h in range(heads):
                         a, b = _wide(gates[n, h, m]), _wide(gates[n, h, m + 1])
                         c, e = _wide(gates[n, h, m + 2]), _wide(gates[n, h, m + 3])
-                        ra, rb, rc, re = rows[r, m, h], rows[r, m + 1, h], rows[r, m + 2, h], rows[r, m + 3, h]
+                        t, ra, rb = total[h], rows[r, m, h], rows[r, m + 1, h]
+                        rc, re = rows[r, m + 2, h], rows[r, m + 3, h]
                         for d in range(width):
-                            total[d] += (a * _wide(ra[d]) + b * _wide(rb[d])) + (c * _wide(rc[d]) + e * _wide(re[d]))
-                    for m in range(whole, slots):
-                        a, ra = _wide(gates[n, h, m]), rows[r, m, h]
+                            t[d] += (a * _wide(ra[d]) + b * _wide(rb[d])) + (c * _wide(rc[d]) + e * _wide(re[d]))
+                for m in range(whole, slots):
+                    for h in range(heads):
+                        a, t, ra = _wide(gates[n, h, m]), total[h], rows[r, m, h]
                         for d in range(width):
-                            total[d] += a * _wide(ra[d])
+                            t[d] += a * _wide(ra[d])
+                for h in range(heads):
                     for d in range(width):
-                        _put(out[n, h], d, total[d])
+                        _put(out[n, h], d, total[h, d])
 
     def gates(grad: Array, rows: Array, order: Index, offsets: Index, places: Index, out: Array, at: Index) -> None:
         """Fill ``out`` ``[N, H, M]``, the gates' gradient, from ``grad`` ``[N, H, D]``; chunks of tokens."""
@@ -175,7 +199,7 @@ def _made(known: int, threaded: bool) -> Loops:
         whole = slots - slots % 4
         chunks = len(at) - 1 if threaded else 1
         for chunk in prange(chunks):
-            x = np.empty(width, np.float32)
+            x = np.empty((heads, width), np.float32)
             s = np.searchsorted(offsets, at[chunk], side="right") - 1
             for i in range(at[chunk], at[chunk + 1]):
                 while offsets[s + 1] <= i:
@@ -184,25 +208,33 @@ def _made(known: int, threaded: bool) -> Loops:
                 soon = order[min(i + AHEAD, len(order) - 1)]
                 _expect(grad, soon)
                 _expect(out, soon)
+                turns = i + 1 == offsets[s + 1] and i + 1 < len(order)
                 for h in range(heads):
                     for d in range(width):
-                        x[d] = _wide(grad[n, h, d])
-                    for m in range(0, whole, 4):
-                        ra, rb, rc, re = rows[r, m, h], rows[r, m + 1, h], rows[r, m + 2, h], rows[r, m + 3, h]
+                        x[h, d] = _wide(grad[n, h, d])
+                for m in range(0, slots, 4):
+                    if turns:
+                        _expect_slots(rows, places[s + 1], m)
+                    if m == whole:
+                        break
+                    for h in range(heads):
+                        y, ra, rb = x[h], rows[r, m, h], rows[r, m + 1, h]
+                        rc, re = rows[r, m + 2, h], rows[r, m + 3, h]
                         a = b = c = e = np.float32(0.0)
                         for d in range(width):
-                            a += x[d] * _wide(ra[d])
-                            b += x[d] * _wide(rb[d])
-                            c += x[d] * _wide(rc[d])
-                            e += x[d] * _wide(re[d])
+                            a += y[d] * _wide(ra[d])
+                            b += y[d] * _wide(rb[d])
+                            c += y[d] * _wide(rc[d])
+                            e += y[d] * _wide(re[d])
                         _put(out[n, h], m, a)
                         _put(out[n, h], m + 1, b)
                         _put(out[n, h], m + 2, c)
                         _put(out[n, h], m + 3, e)
-                    for m in range(whole, slots):
-                        ra, a = rows[r, m, h], np.float32(0.0)
+                for m in range(whole, slots):
+                    for h in range(heads):
+                        y, ra, a = x[h], rows[r, m, h], np.float32(0.0)
                         for d in range(width):
-                            a += x[d] * _wide(ra[d])
+                            a += y[d] * _wide(ra[d])
                         _put(out[n, h], m, a)
 
     def rows(grad: Array, gates: Array, order: Index, offsets: Index, places: Index, into: Wide, at: Index) -> None:
@@ -244,7 +276,10 @@ def _made(known: int, threaded: bool) -> Loops:
                     for h in range(heads):
                         for d in range(width):
                             xa[h, d] = _wide(grad[n, h, d])
+                    turns = i + 1 == end and s + 1 < len(places)
                     for m in range(low, high):
+                        if turns and m % 4 == 0:
+                            _expect_slots(into, places[s + 1], m)
                         for h in range(heads):
                             a, g, ya = _wide(gates[n, h, m]), into[r, m, h], xa[h]
                             for d in range(width):
