@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given
@@ -148,14 +150,27 @@ def test_gates_in_bf16_over_rows_in_fp32_lose_nothing_but_the_last_rounding() ->
     torch.testing.assert_close(rows.grad, exact.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_a_forked_child_and_a_busy_pool_run_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_helpers_that_never_get_to_run_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(ThreadPoolExecutor):
+        def submit(self, *args: object, **kwargs: object) -> Future[object]:  # type: ignore[override]
+            return Future()
+
     monkeypatch.setattr(cpu, "SMALL", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    with cpu._threads(1) as outer, cpu._threads(1) as inner:
-        assert (outer, inner) == (2, 1)
-    monkeypatch.setattr("os.getpid", lambda: -1)
-    with cpu._threads(1) as count:
-        assert count == 1
+    monkeypatch.setattr(cpu, "_pool", lambda *_: Late(1))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    lookup, gates, rows = case(torch.arange(40).remainder(7).view(2, 20), 3, 2, 8)
+    out = mix_slots(gates, rows, lookup)
+    out.sum().backward()
+    with ops.backend("naive"):
+        torch.testing.assert_close(out, mix_slots(gates, rows, lookup))
+
+
+def test_what_goes_wrong_in_a_helper_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("in a loop")
+
+    with pytest.raises(KeyError, match="in a loop"):
+        cpu._share_out(2, [0, 1, 2, 3], fail)
 
 
 def test_no_tokens_give_no_results() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,8 @@ from vademecum.ops.mix import pages
 DTYPES = (torch.float32, torch.bfloat16)
 #: Multiply-adds below which waking a second thread costs more than it saves.
 SMALL = 2**20
+#: Chunks for every thread: who is late does fewer of them.
+CHUNKS = 4
 
 
 def supports(gates: Tensor, rows: Tensor) -> str | None:
@@ -35,10 +37,9 @@ def forward(gates: Tensor, rows: Tensor, segments: Segments) -> Tensor:
     """``[N, H, D]`` in the dtype of ``gates`` from ``gates`` ``[N, H, M]`` and ``rows`` ``[R, M, H, D]``."""
     out = pages.empty((*gates.shape[:2], rows.shape[-1]), gates.dtype)
     order, offsets, places = _indices(segments)
-    with _threads(gates.numel() * rows.shape[-1]) as count:
-        bounds = kernels().token_bounds(order.size, count)
-        run = kernels().loops(rows.shape[-1], count > 1).forward
-        run(_array(gates), _array(rows), order, offsets, places, _array(out), bounds)
+    run, threads = kernels().loops(rows.shape[-1]), _threads(gates, rows)
+    bounds = kernels().token_bounds(order.size, CHUNKS * threads if threads > 1 else 1)
+    _share_out(threads, bounds, run.forward, _array(gates), _array(rows), order, offsets, places, _array(out))
     return out
 
 
@@ -57,13 +58,13 @@ def backward(grad: Tensor, gates: Tensor, rows: Tensor, segments: Segments, into
     """
     out = pages.empty(tuple(gates.shape), gates.dtype)
     order, offsets, places = _indices(segments)
-    with _threads(gates.numel() * rows.shape[-1]) as count:
-        loops = kernels().loops(rows.shape[-1], count > 1)
-        bounds = kernels().token_bounds(order.size, count)
-        loops.gates(_array(grad), _array(rows), order, offsets, places, _array(out), bounds)
-        if into is not None:
-            bounds = kernels().unit_bounds(offsets, rows.shape[1], count)
-            loops.rows(_array(grad), _array(gates), order, offsets, places, into.numpy(), bounds)
+    run, threads = kernels().loops(rows.shape[-1]), _threads(gates, rows)
+    chunks = CHUNKS * threads if threads > 1 else 1
+    bounds = kernels().token_bounds(order.size, chunks)
+    _share_out(threads, bounds, run.gates, _array(grad), _array(rows), order, offsets, places, _array(out))
+    if into is not None:
+        bounds = kernels().unit_bounds(offsets, rows.shape[1], chunks)
+        _share_out(threads, bounds, run.rows, _array(grad), _array(gates), order, offsets, places, into.numpy())
     return out
 
 
@@ -83,29 +84,34 @@ def _array(tensor: Tensor) -> Any:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-@contextmanager
-def _threads(work: int) -> Iterator[int]:
-    """Into how many chunks to cut ``work`` multiply-adds: as many as PyTorch has threads, if the pool is free."""
-    wanted = torch.get_num_threads() if work > SMALL else 1
-    if wanted == 1:
-        yield 1
-        return
-    import numba
+def _threads(gates: Tensor, rows: Tensor) -> int:
+    return torch.get_num_threads() if gates.numel() * rows.shape[-1] > SMALL else 1
 
-    # Some of Numba's pools end the process when two threads start work at once, or when a forked child starts any.
-    lock, process = _pool()
-    if process != os.getpid() or not lock.acquire(blocking=False):
-        yield 1
-        return
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(min(wanted, int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
-        yield wanted
-    finally:
-        numba.set_num_threads(before)
-        lock.release()
+
+def _share_out(threads: int, bounds: Any, loop: Callable[..., None], *arrays: Any) -> None:
+    """Run ``loop`` over every chunk, on the calling thread and on as many others as come in time.
+
+    PyTorch's own threads spin for a while after each of its operators, and a machine has other work to do. Helpers
+    take a chunk when they get to run and are waited for only while they do one, so none of that costs more than help.
+    """
+    chunks = deque(bounds[i : i + 2] for i in range(len(bounds) - 1))
+    helpers = [_pool(os.getpid(), threads - 1).submit(_work, chunks, loop, arrays) for _ in range(threads - 1)]
+    _work(chunks, loop, arrays)
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()
+
+
+def _work(chunks: deque[Any], loop: Callable[..., None], arrays: Iterable[Any]) -> None:
+    while True:
+        try:
+            chunk = chunks.popleft()
+        except IndexError:
+            return
+        loop(*arrays, chunk)
 
 
 @cache
-def _pool() -> tuple[threading.Lock, int]:
-    return threading.Lock(), os.getpid()
+def _pool(process: int, helpers: int) -> ThreadPoolExecutor:
+    # By process: a forked child has none of its parent's threads.
+    return ThreadPoolExecutor(helpers, thread_name_prefix="vademecum-mix")

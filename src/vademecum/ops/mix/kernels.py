@@ -1,7 +1,7 @@
 """Loops of the CPU path, compiled by Numba when they are first called (and kept on disk for the next process).
 
-Each is made for one width of a head (the compiler then knows how often the innermost loop runs) and for one thread
-or several. Work is cut into chunks that own what they write, so the result does not depend on who runs which chunk.
+Each is made for one width of a head (the compiler then knows how often the innermost loop runs). A call does one chunk
+of the work, and chunks own what they write, so the result does not depend on who runs which.
 
 Shapes: N tokens, H heads, M slots, D width of a head, R rows, S segments. Segment s holds the tokens
 ``order[offsets[s]:offsets[s + 1]]``, which all read row ``places[s]``; it may be empty. bf16 arrays come as uint16.
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, prange, types
+from numba import njit, types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
@@ -34,16 +34,16 @@ _OPTIONS: Any = {"cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "nog
 
 @dataclass(frozen=True)
 class Loops:
-    """The compiled loops for one width and one way to run: every one takes the bounds of its chunks."""
+    """The compiled loops for one width; the last argument of each is where its chunk begins and ends."""
 
     forward: Callable[..., None]
     gates: Callable[..., None]
     rows: Callable[..., None]
 
 
-def loops(width: int, threaded: bool) -> Loops:
-    """The loops for heads ``width`` wide, for one thread or for several."""
-    return _made(width if width in WIDTHS else 0, threaded)
+def loops(width: int) -> Loops:
+    """The loops for heads ``width`` wide."""
+    return _made(width if width in WIDTHS else 0)
 
 
 def token_bounds(tokens: int, chunks: int) -> Index:
@@ -149,141 +149,135 @@ def _expect_slots_compiled(array: Any, r: Any, m: Any) -> Any:
 
 
 @cache
-def _made(known: int, threaded: bool) -> Loops:
-    # The compiled code on disk is told apart by what a loop closes over, hence by both arguments.
+def _made(known: int) -> Loops:
+    # The compiled code on disk is told apart by what a loop closes over, hence by the width.
 
     def forward(gates: Array, rows: Array, order: Index, offsets: Index, places: Index, out: Array, at: Index) -> None:
         """Fill ``out`` ``[N, H, D]`` from ``gates`` ``[N, H, M]`` and ``rows`` ``[R, M, H, D]``; chunks of tokens."""
         heads, slots = gates.shape[1:]
         width = known if known else rows.shape[3]
         whole = slots - slots % 4
-        chunks = len(at) - 1 if threaded else 1
-        for chunk in prange(chunks):
-            total = np.empty((heads, width), np.float32)
-            s = np.searchsorted(offsets, at[chunk], side="right") - 1
-            for i in range(at[chunk], at[chunk + 1]):
-                while offsets[s + 1] <= i:
-                    s += 1
-                n, r = order[i], places[s]
-                soon = order[min(i + AHEAD, len(order) - 1)]
-                _expect(gates, soon)
-                _expect(out, soon)
-                turns = i + 1 == offsets[s + 1] and i + 1 < len(order)
-                total[:] = 0.0
-                # Slots outside, heads inside: that is how a row lies in memory.
-                for m in range(0, slots, 4):
-                    if turns:
-                        _expect_slots(rows, places[s + 1], m)
-                    if m == whole:
-                        break
-                    for h in range(heads):
-                        a, b = _wide(gates[n, h, m]), _wide(gates[n, h, m + 1])
-                        c, e = _wide(gates[n, h, m + 2]), _wide(gates[n, h, m + 3])
-                        t, ra, rb = total[h], rows[r, m, h], rows[r, m + 1, h]
-                        rc, re = rows[r, m + 2, h], rows[r, m + 3, h]
-                        for d in range(width):
-                            t[d] += (a * _wide(ra[d]) + b * _wide(rb[d])) + (c * _wide(rc[d]) + e * _wide(re[d]))
-                for m in range(whole, slots):
-                    for h in range(heads):
-                        a, t, ra = _wide(gates[n, h, m]), total[h], rows[r, m, h]
-                        for d in range(width):
-                            t[d] += a * _wide(ra[d])
+        total = np.empty((heads, width), np.float32)
+        s = np.searchsorted(offsets, at[0], side="right") - 1
+        for i in range(at[0], at[1]):
+            while offsets[s + 1] <= i:
+                s += 1
+            n, r = order[i], places[s]
+            soon = order[min(i + AHEAD, len(order) - 1)]
+            _expect(gates, soon)
+            _expect(out, soon)
+            turns = i + 1 == offsets[s + 1] and i + 1 < len(order)
+            total[:] = 0.0
+            # Slots outside, heads inside: that is how a row lies in memory.
+            for m in range(0, slots, 4):
+                if turns:
+                    _expect_slots(rows, places[s + 1], m)
+                if m == whole:
+                    break
                 for h in range(heads):
+                    a, b = _wide(gates[n, h, m]), _wide(gates[n, h, m + 1])
+                    c, e = _wide(gates[n, h, m + 2]), _wide(gates[n, h, m + 3])
+                    t, ra, rb = total[h], rows[r, m, h], rows[r, m + 1, h]
+                    rc, re = rows[r, m + 2, h], rows[r, m + 3, h]
                     for d in range(width):
-                        _put(out[n, h], d, total[h, d])
+                        t[d] += (a * _wide(ra[d]) + b * _wide(rb[d])) + (c * _wide(rc[d]) + e * _wide(re[d]))
+            for m in range(whole, slots):
+                for h in range(heads):
+                    a, t, ra = _wide(gates[n, h, m]), total[h], rows[r, m, h]
+                    for d in range(width):
+                        t[d] += a * _wide(ra[d])
+            for h in range(heads):
+                for d in range(width):
+                    _put(out[n, h], d, total[h, d])
 
     def gates(grad: Array, rows: Array, order: Index, offsets: Index, places: Index, out: Array, at: Index) -> None:
         """Fill ``out`` ``[N, H, M]``, the gates' gradient, from ``grad`` ``[N, H, D]``; chunks of tokens."""
         heads, slots = out.shape[1:]
         width = known if known else rows.shape[3]
         whole = slots - slots % 4
-        chunks = len(at) - 1 if threaded else 1
-        for chunk in prange(chunks):
-            x = np.empty((heads, width), np.float32)
-            s = np.searchsorted(offsets, at[chunk], side="right") - 1
-            for i in range(at[chunk], at[chunk + 1]):
-                while offsets[s + 1] <= i:
-                    s += 1
-                n, r = order[i], places[s]
-                soon = order[min(i + AHEAD, len(order) - 1)]
-                _expect(grad, soon)
-                _expect(out, soon)
-                turns = i + 1 == offsets[s + 1] and i + 1 < len(order)
+        x = np.empty((heads, width), np.float32)
+        s = np.searchsorted(offsets, at[0], side="right") - 1
+        for i in range(at[0], at[1]):
+            while offsets[s + 1] <= i:
+                s += 1
+            n, r = order[i], places[s]
+            soon = order[min(i + AHEAD, len(order) - 1)]
+            _expect(grad, soon)
+            _expect(out, soon)
+            turns = i + 1 == offsets[s + 1] and i + 1 < len(order)
+            for h in range(heads):
+                for d in range(width):
+                    x[h, d] = _wide(grad[n, h, d])
+            for m in range(0, slots, 4):
+                if turns:
+                    _expect_slots(rows, places[s + 1], m)
+                if m == whole:
+                    break
                 for h in range(heads):
+                    y, ra, rb = x[h], rows[r, m, h], rows[r, m + 1, h]
+                    rc, re = rows[r, m + 2, h], rows[r, m + 3, h]
+                    a = b = c = e = np.float32(0.0)
                     for d in range(width):
-                        x[h, d] = _wide(grad[n, h, d])
-                for m in range(0, slots, 4):
-                    if turns:
-                        _expect_slots(rows, places[s + 1], m)
-                    if m == whole:
-                        break
-                    for h in range(heads):
-                        y, ra, rb = x[h], rows[r, m, h], rows[r, m + 1, h]
-                        rc, re = rows[r, m + 2, h], rows[r, m + 3, h]
-                        a = b = c = e = np.float32(0.0)
-                        for d in range(width):
-                            a += y[d] * _wide(ra[d])
-                            b += y[d] * _wide(rb[d])
-                            c += y[d] * _wide(rc[d])
-                            e += y[d] * _wide(re[d])
-                        _put(out[n, h], m, a)
-                        _put(out[n, h], m + 1, b)
-                        _put(out[n, h], m + 2, c)
-                        _put(out[n, h], m + 3, e)
-                for m in range(whole, slots):
-                    for h in range(heads):
-                        y, ra, a = x[h], rows[r, m, h], np.float32(0.0)
-                        for d in range(width):
-                            a += y[d] * _wide(ra[d])
-                        _put(out[n, h], m, a)
+                        a += y[d] * _wide(ra[d])
+                        b += y[d] * _wide(rb[d])
+                        c += y[d] * _wide(rc[d])
+                        e += y[d] * _wide(re[d])
+                    _put(out[n, h], m, a)
+                    _put(out[n, h], m + 1, b)
+                    _put(out[n, h], m + 2, c)
+                    _put(out[n, h], m + 3, e)
+            for m in range(whole, slots):
+                for h in range(heads):
+                    y, ra, a = x[h], rows[r, m, h], np.float32(0.0)
+                    for d in range(width):
+                        a += y[d] * _wide(ra[d])
+                    _put(out[n, h], m, a)
 
     def rows(grad: Array, gates: Array, order: Index, offsets: Index, places: Index, into: Wide, at: Index) -> None:
         """Add the rows' gradient to ``into`` ``[R, M, H, D]``, four tokens of a segment at a time; chunks of units."""
         slots, heads = into.shape[1:3]
         width = known if known else into.shape[3]
-        chunks = len(at) - 1 if threaded else 1
-        for chunk in prange(chunks):
-            xa, xb = np.empty((heads, width), np.float32), np.empty((heads, width), np.float32)
-            xc, xe = np.empty((heads, width), np.float32), np.empty((heads, width), np.float32)
-            unit = at[chunk]
-            while unit < at[chunk + 1]:
-                s, low = unit // slots, unit % slots
-                high = min(slots, low + at[chunk + 1] - unit)
-                unit += high - low
-                r, begin, end = places[s], offsets[s], offsets[s + 1]
-                whole = end - (end - begin) % 4
-                for i in range(begin, whole, 4):
-                    for j in range(i + 4, min(i + 8, len(order))):
-                        _expect(grad, order[j])
-                        _expect(gates, order[j])
-                    na, nb, nc, ne = order[i], order[i + 1], order[i + 2], order[i + 3]
+        xa, xb = np.empty((heads, width), np.float32), np.empty((heads, width), np.float32)
+        xc, xe = np.empty((heads, width), np.float32), np.empty((heads, width), np.float32)
+        unit = at[0]
+        while unit < at[1]:
+            s, low = unit // slots, unit % slots
+            high = min(slots, low + at[1] - unit)
+            unit += high - low
+            r, begin, end = places[s], offsets[s], offsets[s + 1]
+            whole = end - (end - begin) % 4
+            for i in range(begin, whole, 4):
+                for j in range(i + 4, min(i + 8, len(order))):
+                    _expect(grad, order[j])
+                    _expect(gates, order[j])
+                na, nb, nc, ne = order[i], order[i + 1], order[i + 2], order[i + 3]
+                for h in range(heads):
+                    for d in range(width):
+                        xa[h, d], xb[h, d] = _wide(grad[na, h, d]), _wide(grad[nb, h, d])
+                        xc[h, d], xe[h, d] = _wide(grad[nc, h, d]), _wide(grad[ne, h, d])
+                for m in range(low, high):
                     for h in range(heads):
+                        a, b = _wide(gates[na, h, m]), _wide(gates[nb, h, m])
+                        c, e = _wide(gates[nc, h, m]), _wide(gates[ne, h, m])
+                        g, ya, yb, yc, ye = into[r, m, h], xa[h], xb[h], xc[h], xe[h]
                         for d in range(width):
-                            xa[h, d], xb[h, d] = _wide(grad[na, h, d]), _wide(grad[nb, h, d])
-                            xc[h, d], xe[h, d] = _wide(grad[nc, h, d]), _wide(grad[ne, h, d])
-                    for m in range(low, high):
-                        for h in range(heads):
-                            a, b = _wide(gates[na, h, m]), _wide(gates[nb, h, m])
-                            c, e = _wide(gates[nc, h, m]), _wide(gates[ne, h, m])
-                            g, ya, yb, yc, ye = into[r, m, h], xa[h], xb[h], xc[h], xe[h]
-                            for d in range(width):
-                                g[d] += (a * ya[d] + b * yb[d]) + (c * yc[d] + e * ye[d])
-                for i in range(whole, end):
-                    n = order[i]
-                    soon = order[min(i + AHEAD, len(order) - 1)]
-                    _expect(grad, soon)
-                    _expect(gates, soon)
+                            g[d] += (a * ya[d] + b * yb[d]) + (c * yc[d] + e * ye[d])
+            for i in range(whole, end):
+                n = order[i]
+                soon = order[min(i + AHEAD, len(order) - 1)]
+                _expect(grad, soon)
+                _expect(gates, soon)
+                for h in range(heads):
+                    for d in range(width):
+                        xa[h, d] = _wide(grad[n, h, d])
+                turns = i + 1 == end and s + 1 < len(places)
+                for m in range(low, high):
+                    if turns and m % 4 == 0:
+                        _expect_slots(into, places[s + 1], m)
                     for h in range(heads):
+                        a, g, ya = _wide(gates[n, h, m]), into[r, m, h], xa[h]
                         for d in range(width):
-                            xa[h, d] = _wide(grad[n, h, d])
-                    turns = i + 1 == end and s + 1 < len(places)
-                    for m in range(low, high):
-                        if turns and m % 4 == 0:
-                            _expect_slots(into, places[s + 1], m)
-                        for h in range(heads):
-                            a, g, ya = _wide(gates[n, h, m]), into[r, m, h], xa[h]
-                            for d in range(width):
-                                g[d] += a * ya[d]
+                            g[d] += a * ya[d]
 
-    compiled = njit(parallel=threaded, **_OPTIONS)
+    compiled = njit(**_OPTIONS)
     return Loops(compiled(forward), compiled(gates), compiled(rows))
