@@ -185,6 +185,22 @@ def test_a_sentence_claims_only_what_its_interval_supports() -> None:
     assert one[-1] == "One seed: no interval, and so no claim."
 
 
+def test_a_lead_in_bits_is_read_off_the_line_of_the_rows() -> None:
+    curve = made((0.1, 0.1))
+    # Rows have a tenth of the weights' divergence at every format, and ten times as much a format further down.
+    for form, expected in (("int8", 8.0 - 4.0), ("int4", 4.0 - 2.0), ("int3", 2.0 - 1.0)):
+        lead = curve.lead(ROWS, WEIGHTS, form)
+        assert lead is not None
+        assert lead.mean == pytest.approx(expected)
+    beyond = curve.lead(ROWS, WEIGHTS, "int2")
+    assert beyond is not None
+    assert beyond.mean == pytest.approx(1.0 - 0.0)
+    same = made((1.0, 1.0)).lead(ROWS, WEIGHTS, "int3")
+    assert same is not None
+    assert same.mean == pytest.approx(0.0)
+    assert "which is worth +2.00 ± 0.00 bits per value" in " ".join(compression_page.sentences(made((0.1, 0.1))))
+
+
 def test_what_costs_little_is_named_down_to_the_narrowest_format() -> None:
     said = " ".join(compression_page.sentences(made((0.5, 0.52, 0.49))))
     assert "down to int2 (1 bits per value) in the bank's rows alone" in said

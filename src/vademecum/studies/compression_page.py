@@ -12,6 +12,7 @@ import numpy as np
 
 from vademecum.compare import stats, tables
 from vademecum.compare.claims import number
+from vademecum.ops.codes import FORMATS
 from vademecum.pages import page, style
 from vademecum.pages.drawing import Drawing
 from vademecum.studies.curve import PARTS, ROWS, SILENT, WEIGHTS, WIDEST_FIRST, Curve
@@ -77,7 +78,9 @@ def _against(curve: Curve, name: str) -> str:
     interval = f"(95 % interval {low:.2f} to {high:.2f})"
     if low <= 1 <= high:
         return f"{name}: {stats.NO_DIFFERENCE} between rows and weights {interval}."
-    return f"{name}: compressing the rows moves predictions {middle:.2f} times as far as the weights {interval}."
+    lead = curve.lead(ROWS, WEIGHTS, name) if FORMATS[name].bits < 8 and FORMATS[name].bits else None
+    worth = "" if lead is None else f", which is worth {tables.interval(lead, 2, signed=True)} bits per value"
+    return f"{name}: compressing the rows moves predictions {middle:.2f} times as far as the weights {interval}{worth}."
 
 
 def _costs_little(curve: Curve, part: str, name: str) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vademecum.compare import stats
 from vademecum.compare.stats import Estimate
+from vademecum.ops.codes import FORMATS
 
 ROWS, WEIGHTS, BOTH = "rows", "weights", "both"
 PARTS: Mapping[str, str] = {
@@ -78,6 +80,26 @@ class Curve:
         if not all(value > 0 for value in (*mine.values(), *theirs.values())):
             return None
         return stats.paired(_logarithms(mine), _logarithms(theirs))
+
+    def lead(self, part: str, other: str, form: str) -> Estimate | None:
+        """Bits per value that ``part`` needs fewer for the divergence that ``other`` has in ``form``, by seed.
+
+        The logarithm of a part's divergence is taken to be linear in bits between two formats, and beyond the last.
+        """
+        values: list[float] = []
+        for seed, wanted in self.by_seed(other, form, "divergence").items():
+            line = [
+                (self.by_seed(part, each, "bits")[seed], self.by_seed(part, each, "divergence")[seed])
+                for each in WIDEST_FIRST
+                if FORMATS[each].bits
+            ]
+            if wanted <= 0 or any(divergence <= 0 for _, divergence in line):
+                return None
+            spans = itertools.pairwise(line)
+            (b1, d1), (b2, d2) = next((span for span in spans if span[1][1] >= wanted), (line[-2], line[-1]))
+            bits = b1 + (b2 - b1) * math.log(wanted / d1) / math.log(d2 / d1)
+            values.append(self.by_seed(other, form, "bits")[seed] - bits)
+        return stats.estimate(values) if values else None
 
 
 def _logarithms(values: Mapping[int, float]) -> dict[int, float]:
