@@ -45,7 +45,9 @@ class Gates(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Gates ``[..., H, G]`` from ``hidden`` ``[..., d]``."""
-        logits = F.linear(hidden[..., : self.width], self.weight)
+        # A slice of everything is still a call, and decoding is made of calls.
+        seen = hidden if self.width == hidden.shape[-1] else hidden[..., : self.width]
+        logits = F.linear(seen, self.weight)
         logits = logits.view(*logits.shape[:-1], self.heads, self.gates)
         if self.bias:
             logits = logits + F.pad(logits.new_full((self.gates - self.quiet,), self.bias), (self.quiet, 0))

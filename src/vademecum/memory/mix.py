@@ -9,7 +9,7 @@ from vademecum.lookup import Frame
 from vademecum.memory.bank import Bank, CodedRows
 from vademecum.memory.base import Cost, ValuePart
 from vademecum.memory.gates import Gates
-from vademecum.ops.mix import mix_slots
+from vademecum.ops.mix import blend, mix_slots
 
 #: Square of a gated row's norm below which it has no direction.
 TINY = 1e-6
@@ -90,10 +90,13 @@ class SharedMix(ValuePart):
             frame.losses[f"{self.key}.selectivity"] = self.selectivity * likeness(
                 frame.shared[self._kin_key].to(gates.device), gates[..., 1:], frame
             )
-        update = mixed(frame.shared[self.kind_key], self.scale * gates[..., 1:], frame)
-        base = gates[..., 0].view(*value.shape[:-1], 1).to(value.dtype)
-        out: Tensor = base * value + update.view_as(value).to(value.dtype)
-        return out
+        return self._blended(value.flatten(0, -3), gates, frame).view_as(value)
+
+    def _blended(self, value: Tensor, gates: Tensor, frame: Frame) -> Tensor:
+        rows = frame.shared[self.kind_key]
+        if isinstance(rows, CodedRows):
+            return gates[..., :1] * value + mixed(rows, self.scale * gates[..., 1:], frame).to(value.dtype)
+        return blend(value, gates, rows.to(value.device), frame.addresses().on(value.device), self.scale)
 
     def cost(self) -> Cost:
         return self.gate.cost() + Cost(flops_per_token=2 * self.slots * self.gate.heads * self.dim)

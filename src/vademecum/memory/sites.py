@@ -30,15 +30,16 @@ class SiteWrapper(nn.Module):
         self.host = host
         self.memory = nn.ModuleDict()
         self.layer = layer
-        self._given: tuple[Frame, int] | None = None
+        # In a list: a module looks over every attribute that is set on it, twice a layer and token in decoding.
+        self._given: list[tuple[Frame, int]] = []
 
     def give(self, frame: Frame | None) -> None:
         """Hand over the running forward's frame, for one call in this thread."""
-        self._given = None if frame is None else (frame, _thread())
+        self._given[:] = [] if frame is None else [(frame, _thread())]
 
     def take_frame(self) -> Frame:
         """The frame of the running forward; it serves one call, so that none is ever stale."""
-        given, self._given = self._given, None
+        given = self._given.pop() if self._given else None
         if given is None or given[1] != _thread():
             raise RuntimeError(
                 f"the memory at layer {self.layer} ran outside a forward of its model, so it has no token ids to look "

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vademecum.lookup import Lookup
 from vademecum.ops import specified
-from vademecum.ops.mix import bag, gradient, library, naive, shared
+from vademecum.ops.mix import bag, gradient, library, naive, one, shared
 
-__all__ = ["mix_slots", "shared_rows"]
+__all__ = ["blend", "mix_slots", "shared_rows"]
 
 
 def mix_slots(gates: Tensor, rows: Tensor, lookup: Lookup) -> Tensor:
@@ -33,12 +33,31 @@ def mix_slots(gates: Tensor, rows: Tensor, lookup: Lookup) -> Tensor:
         return naive.mix_slots(gates, rows, lookup.inverse)
     compiling = torch.compiler.is_compiling()
     if len(gates) == 1 and not compiling and not torch.is_grad_enabled():
-        return one_token(gates, rows)
+        return one.mix_slots(gates, rows)
     if not library.supported(gates, rows):
         return bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2]))
     if compiling:
         return library.mix_slots(gates, rows, lookup)
     return gradient.mix_slots(library.path_of(rows), gates, rows, lookup)
+
+
+def blend(value: Tensor, gates: Tensor, rows: Tensor, lookup: Lookup, scale: float = 1.0) -> Tensor:
+    """A token's value and slots under their gates: ``v'[n,h] = g[n,h,0] v[n,h] + scale * sum_m g[n,h,m] E[id_n,m,h]``.
+
+    Args:
+        value: ``[N, H, D]``.
+        gates: ``[N, H, M + 1]``, the value's own first.
+        rows: ``[U, M, H, D]``, as for :func:`mix_slots`.
+        lookup: which of the rows belongs to token n.
+        scale: factor on the slots.
+
+    Returns:
+        ``[N, H, D]`` in the dtype of ``value``.
+    """
+    if one.serves(value, gates, rows, lookup):
+        return one.blend(value, gates, rows, scale)
+    slots = gates[..., 1:] if scale == 1.0 else scale * gates[..., 1:]
+    return gates[..., :1].to(value.dtype) * value + mix_slots(slots, rows, lookup).to(value.dtype)
 
 
 def shared_rows(rows: Tensor, lookup: Lookup) -> Tensor:
@@ -53,9 +72,3 @@ def shared_rows(rows: Tensor, lookup: Lookup) -> Tensor:
         library.share(rows, lookup)
         return rows
     return shared.share(rows, lookup)
-
-
-def one_token(gates: Tensor, rows: Tensor) -> Tensor:
-    """A token alone, as in decoding: ``gates`` ``[1, H, M]``, ``rows`` ``[1, M, H, D]``; the fewest calls there are."""
-    wide = gates if gates.dtype != torch.bfloat16 else gates.float()
-    return (wide.transpose(1, 2).unsqueeze(-1) * rows).sum(1).to(gates.dtype)
