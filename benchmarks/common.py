@@ -102,16 +102,19 @@ def file_result(name: str, result: Mapping[str, Any]) -> Path:
     return path
 
 
-def training_step(model: torch.nn.Module, ids: torch.Tensor, groups: list[dict[str, Any]]) -> Callable[[], None]:
-    """One forward, backward, clip and AdamW step of ``model`` on ``ids`` ``[B, T]``."""
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
+def training_step(model: torch.nn.Module, ids: torch.Tensor) -> Callable[[], None]:
+    """One forward, backward, clip and step on ``ids`` ``[B, T]``: AdamW, and rows of banks by their own optimizer."""
+    rows = vm.RowOptimizer(model, lr=1e-3)
+    optimizer = torch.optim.AdamW(vm.param_groups(model, lr=1e-3), fused=True)
     model.train()
 
     def step() -> None:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        rows.step()
         optimizer.zero_grad()
+        rows.zero_grad()
 
     return step
 
@@ -127,7 +130,7 @@ def training_speeds(
         for name, kind in arms.items():
             torch.manual_seed(0)
             model = vm.attach(llama(size), kind)
-            steps[name] = training_step(model, ids, vm.param_groups(model, lr=1e-3))
+            steps[name] = training_step(model, ids)
         taken = interleaved(steps, rounds=rounds)
         found[f"width_{32 * size}"] = {name: ratio(taken, name, base) for name in arms}
     return found

@@ -178,6 +178,25 @@ def time_experts(device: torch.device) -> dict[str, dict[str, float]]:
     return found
 
 
+def check_places(device: torch.device) -> dict[str, bool]:
+    """Whether a bank in RAM and on disk learns the bits of one on the device, beside a frozen host."""
+    found = {}
+    for place in ("device", "ram", "disk"):
+        torch.manual_seed(0)
+        model = vm.attach(llama(4).to(device).requires_grad_(False), vm.MoVE(slots=4), bank=place).train()
+        rows, others = vm.RowOptimizer(model, lr=1e-3), torch.optim.AdamW(vm.param_groups(model, lr=1e-3))
+        for step in range(4):
+            ids = zipf_ids(1024, 4096, seed=step).view(4, 256).to(device)
+            model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+            others.step()
+            rows.step()
+            others.zero_grad()
+            rows.zero_grad()
+        (bank,) = vm.memories(model).banks().values()
+        found[place] = torch.cat([chunk.cpu() for chunk in bank.table().chunks()])
+    return {place: torch.equal(table, found["device"]) for place, table in found.items()}
+
+
 def main() -> None:
     """Check, measure and file."""
     if not torch.cuda.is_available():
@@ -185,7 +204,7 @@ def main() -> None:
         return
     device = torch.device("cuda")
     checked, mixed = check_mix(device), time_mix(device)
-    checked_experts = check_experts(device)
+    checked_experts, places = check_experts(device), check_places(device)
     arms = {
         "dense": vm.NoMemory(),
         "lave": vm.LaVE(),
@@ -201,7 +220,7 @@ def main() -> None:
         kinds = kind if isinstance(kind, tuple) else (kind,)
         model = vm.attach(llama(12, vocabulary=32768, length=1024).to(device), *kinds)
         ids = zipf_ids(16 * 1024, 32768).view(16, 1024).to(device)
-        steps[name] = training_step(model, ids, vm.param_groups(model, lr=1e-3))
+        steps[name] = training_step(model, ids)
     taken = interleaved(steps, rounds=20, warm_up=3, wait=torch.cuda.synchronize)
     file_result(
         "gpu",
@@ -209,6 +228,7 @@ def main() -> None:
             "largest_difference_from_specification": checked,
             "experts_relative_difference_from_specification": checked_experts,
             "mix": mixed,
+            "place_learns_the_bits_of_the_device": places,
             "experts_milliseconds": time_experts(device),
             "training_speed_over_dense": {name: ratio(taken, name, "dense") for name in arms},
             "peak_bytes": torch.cuda.max_memory_allocated(),
