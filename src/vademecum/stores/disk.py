@@ -118,7 +118,7 @@ class Disk(Store):
                 f"{self.path} was opened for reading only, so its rows cannot be trained; load it with "
                 f"bank_folder=FOLDER to train a copy of it there, or with bank='ram'."
             )
-        rows, values = ids.tolist(), values.to(self.dtype).contiguous()
+        rows, values = ids.tolist(), values.to("cpu", self.dtype).contiguous()
         # The file first: what a prefetch reads from now on is new, and what it read before is marked as old.
         self._write(rows, values)
         with self._lock:
