@@ -102,14 +102,16 @@ def file_result(name: str, result: Mapping[str, Any]) -> Path:
     return path
 
 
-def training_step(model: torch.nn.Module, ids: torch.Tensor) -> Callable[[], None]:
-    """One forward, backward, clip and step on ``ids`` ``[B, T]``: AdamW, and rows of banks by their own optimizer."""
+def training_step(model: torch.nn.Module, ids: torch.Tensor, *, bf16: bool = False) -> Callable[[], None]:
+    """One forward, backward, clip and step on ``ids`` ``[B, T]``: AdamW, and rows of banks by their own."""
     rows = vm.RowOptimizer(model, lr=1e-3)
     optimizer = torch.optim.AdamW(vm.param_groups(model, lr=1e-3), fused=True)
     model.train()
 
     def step() -> None:
-        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         rows.step()

@@ -220,7 +220,7 @@ def main() -> None:
         kinds = kind if isinstance(kind, tuple) else (kind,)
         model = vm.attach(llama(12, vocabulary=32768, length=1024).to(device), *kinds)
         ids = zipf_ids(16 * 1024, 32768).view(16, 1024).to(device)
-        steps[name] = training_step(model, ids)
+        steps[name] = training_step(model, ids, bf16=True)
     taken = interleaved(steps, rounds=20, warm_up=3, wait=torch.cuda.synchronize)
     file_result(
         "gpu",
