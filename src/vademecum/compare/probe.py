@@ -61,10 +61,11 @@ def _load_compiled_loops() -> None:
     import torch
 
     from vademecum.lookup import Lookup
-    from vademecum.ops.mix import mix_slots
+    from vademecum.ops.mix import kernels, mix_slots
 
-    gates, rows = torch.ones(1, 1, 1, requires_grad=True), torch.ones(1, 1, 1, 1, requires_grad=True)
-    mix_slots(gates, rows, Lookup.of(torch.zeros(1, 1, dtype=torch.long))).sum().backward()  # type: ignore[no-untyped-call]
+    for width in (1, *kernels.WIDTHS):
+        gates, rows = torch.ones(1, 1, 1, requires_grad=True), torch.ones(1, 1, 1, width, requires_grad=True)
+        mix_slots(gates, rows, Lookup.of(torch.zeros(1, 1, dtype=torch.long))).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def main() -> None:
