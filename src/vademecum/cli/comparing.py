@@ -119,3 +119,30 @@ def study_collapse(
 
     plan = collapse.plan_of(preset, data=data, seeds=seeds, recipe={"steps": steps}, size=size, device=device)
     collapse.run(plan, out, command=shlex.join(["vademecum", *sys.argv[1:]]), fall_back=fall_back, echo=typer.echo)
+
+
+@study.command("locality")
+def study_locality(
+    out: Annotated[
+        Path, typer.Option(help="Output folder; the same command goes on with a study that lies there.")
+    ] = Path("runs/locality"),
+    preset: Annotated[
+        str, typer.Option(help="small (three quarters of an hour), full (hours), or smoke (a minute or two).")
+    ] = "small",
+    data: Annotated[str | None, typer.Option(help=DATA)] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds; one gives no interval, and so no claim.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of every arm.")] = None,
+    budget: Annotated[
+        list[float] | None,
+        typer.Option(help="Memory as a share of the parameters in the file, such as 0.1. May be repeated."),
+    ] = None,
+    passages: Annotated[int | None, typer.Option(help="Passages of held-out text that are measured.")] = None,
+    fall_back: Annotated[
+        bool, typer.Option("--fall-back", help="Go on from the last good checkpoint where the latest is damaged.")
+    ] = False,
+) -> None:
+    """What a bounded memory has to move: rows of a bank against experts, both in files, at equal bytes of cache."""
+    from vademecum.studies import locality
+
+    settings = locality.settings_of(preset, seeds=seeds, data=data, steps=steps, budgets=budget, passages=passages)
+    locality.run(settings, out, command=shlex.join(["vademecum", *sys.argv[1:]]), fall_back=fall_back, echo=typer.echo)

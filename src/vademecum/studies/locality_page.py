@@ -1,0 +1,292 @@
+"""The page of the study ``locality``: curves over the budget, tables of points, and sentences that they support."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from vademecum.compare import results, stats, tables
+from vademecum.compare.plan import Plan
+from vademecum.compare.results import Row
+from vademecum.compare.stats import Estimate
+from vademecum.pages import page
+from vademecum.studies.locality_figures import draw
+from vademecum.studies.locality_points import BANK, ONE, PER_LAYER, READERS, RESIDENT, Point, Points
+from vademecum.studies.locality_reads import MODES, Mode
+
+LIMITS = (
+    "Scale. These are small models. What a token asks for grows with layers, experts and their width on one side and "
+    "with slots and the width of values on the other; the ratio of both is another in another model.",
+    "A row and an expert are not the same thing: experts compute with what is moved, a row is only added. Compute per "
+    "token and quality stand in the first table beside what is moved.",
+    "Bytes moved are counted and do not depend on the machine. Tokens per second do: where not said otherwise the "
+    "system keeps the file in its own cache, so that a read is a copy and not a wait. In decode-cold it is told to "
+    "forget every page after it was read; whether the disk below keeps it is not known.",
+    "Nothing is fetched ahead, for neither. A bank\u2019s ids are known before the first layer and could be; an "
+    "expert\u2019s are known when its layer runs.",
+    "Text is fed as it stands, not sampled. Experts are trained with a balancing loss, which makes them less local "
+    "than experts that may collapse.",
+    "Intervals are Student\u2019s t, 95 %, over seeds, each with its own training and its own part of the held-out "
+    "text; many points are looked at and the intervals are not widened for that.",
+)
+
+
+def costs(plan: Plan, comparison: Path) -> list[Row]:
+    """Rows of the comparison that trained the arms: quality and cost of each."""
+    rows: list[Row] = results.read(comparison)["rows"]
+    return [row for row in rows if row.arm in {arm.name for arm in plan.arms}]
+
+
+def write(
+    found: Points,
+    rows: Sequence[Row],
+    out: Path,
+    *,
+    plan: Plan,
+    pairs: Mapping[str, tuple[str, str]],
+    read: str,
+    command: str,
+    comparison: str,
+) -> Path:
+    """Write ``report.html`` and ``figures/`` into ``out``; returns the page's path."""
+    drawings = {pair: draw(found, pair, _title(found, pair)) for pair in pairs}
+    ids = {pair: f"pair-{place}" for place, pair in enumerate(pairs, start=1)}
+    notes = {arm.name: arm.note for arm in plan.arms}
+    fine = "A difference is named only where its paired 95 % interval over seeds excludes zero; \u00b1 is half of it."
+    body = "".join(
+        [
+            "<header><h1>Locality: what a bounded memory has to move</h1>",
+            f'<p class="lede">{escape(_lede(plan, read))}</p><section class="headline">',
+            *(f"<p>{escape(each)}</p>" for each in sentences(found)),
+            f'<p class="fine">{fine}</p></section>',
+            page.links({ids[pair]: pair for pair in pairs} | {"method": "How it was measured"}),
+            f"</header><main>{_arms(found, rows, pairs, notes)}",
+            *(
+                f'<section id="{ids[pair]}"><h2>{escape(pair)}</h2>{page.figures([drawings[pair]])}'
+                f"{''.join(_table(found, pair, mode) for mode in MODES)}</section>"
+                for pair in pairs
+            ),
+            _method(read, command, comparison),
+            "</main>",
+        ]
+    )
+    return page.write(out, "report.html", page.document("Vademecum: locality", body), list(drawings.values()))
+
+
+def sentences(found: Points) -> list[str]:
+    """What the points support, pair by pair and mode by mode, for the bank and against it."""
+    said = []
+    for pair in dict.fromkeys(point.pair for point in found.points):
+        for mode in MODES:
+            budgets = found.budgets(pair, mode.name)
+            if not budgets:
+                continue
+            parts = [_speeds(found, pair, mode, budgets)]
+            if not mode.cold:  # the same bytes as warm
+                parts = [_bytes(found, pair, mode, budgets), _hits(found, pair, mode, budgets), *parts]
+            said.append(f"{pair}, {mode.title}: {' '.join(part for part in parts if part)}")
+    if len({point.seed for point in found.points}) == 1:
+        said.append("One seed: no interval, and so no claim.")
+    return said
+
+
+def _bytes(found: Points, pair: str, mode: Mode, budgets: Sequence[float]) -> str:
+    parts = []
+    for budget in budgets:
+        rival = found.rival(pair, mode.name, budget)
+        if rival is None:
+            continue
+        mine, theirs = (found.mean(pair, mode.name, each, budget, "moved_per_token") for each in (BANK, rival))
+        factor = found.fewer(pair, mode.name, budget)
+        if factor is None and mine and theirs:
+            parts.append(f"{budget:.0%}: bank {tables.count(mine.mean)}B, experts {tables.count(theirs.mean)}B")
+        elif factor is not None and factor.half is not None:
+            low, high = 10 ** (factor.mean - factor.half), 10 ** (factor.mean + factor.half)
+            times = _times(10**factor.mean) if not low <= 1 <= high else stats.NO_DIFFERENCE
+            parts.append(f"{budget:.0%}: {times} ({_times(low)} to {_times(high)})")
+    return f"bytes that experts move per token over those of the bank, {', '.join(parts)}." if parts else ""
+
+
+def _times(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _hits(found: Points, pair: str, mode: Mode, budgets: Sequence[float]) -> str:
+    return _compared(
+        "Hit rate of the bank less that of experts",
+        budgets,
+        lambda budget: found.difference(pair, mode.name, budget, "hit_rate"),
+    )
+
+
+def _compared(what: str, budgets: Sequence[float], difference: Callable[[float], Estimate | None]) -> str:
+    parts = []
+    for budget in budgets:
+        value = difference(budget)
+        if value is None or value.half is None:
+            continue
+        shown = tables.interval(value, 2, signed=True) if excludes_zero(value) else stats.NO_DIFFERENCE
+        parts.append(f"{budget:.0%}: {shown}")
+    return f"{what}, {', '.join(parts)}." if parts else ""
+
+
+def _speeds(found: Points, pair: str, mode: Mode, budgets: Sequence[float]) -> str:
+    parts = []
+    for budget in budgets:
+        rival = found.rival(pair, mode.name, budget)
+        if rival is None:
+            continue
+        mine, theirs = (found.slowing(pair, mode.name, each, budget) for each in (BANK, rival))
+        if mine and theirs and mine.half is not None:
+            parts.append(f"{budget:.0%}: bank {tables.interval(mine, 2)}, experts {tables.interval(theirs, 2)}")
+    return f"Tokens per second over those of the same model in memory, {'; '.join(parts)}." if parts else ""
+
+
+def excludes_zero(value: Estimate) -> bool:
+    """Whether an interval supports a direction."""
+    return value.half is not None and abs(value.mean) > value.half
+
+
+def _title(found: Points, pair: str) -> str:
+    """What is seen: bytes moved at the middle budget, token by token."""
+    mode = MODES[0].name
+    budgets = found.budgets(pair, mode)
+    if not budgets:
+        return pair
+    budget = budgets[len(budgets) // 2]
+    shown = [
+        f"{reader} {tables.count(value.mean)}B"
+        for reader in READERS
+        if (value := found.mean(pair, mode, reader, budget, "moved_per_token"))
+    ]
+    return f"{pair}: moved per token with {budget:.0%} in memory, {MODES[0].title}: {', '.join(shown)}"
+
+
+def _lede(plan: Plan, read: str) -> str:
+    return (
+        f"Two kinds of models of about as many parameters in a file, and the same bytes of memory for what was read "
+        f"last: a bank\u2019s rows, read by token id, and experts, read where a trained router chose them. Small "
+        f"{plan.host} models (size {plan.size}), trained {plan.recipe.steps} steps of "
+        f"{plan.recipe.tokens_per_step:,} tokens of {plan.data[0]}; {len(plan.seeds)} "
+        f"seed{'s' if len(plan.seeds) != 1 else ''}; held-out text in passages of {plan.recipe.length} tokens, of "
+        f"which {read}."
+    )
+
+
+def _cells(rows: Sequence[Sequence[str]], *, note: str, caption: str = "") -> str:
+    head, *body = rows
+    cells = "".join(f'<th scope="col">{escape(each)}</th>' for each in head)
+    lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in body)
+    title = f"<h3>{escape(caption)}</h3>" if caption else ""
+    return (
+        f'{title}<div class="scroll" tabindex="0"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>'
+        f'</div><p class="note">{escape(note)}</p>'
+    )
+
+
+def _arms(found: Points, rows: Sequence[Row], pairs: Mapping[str, tuple[str, str]], notes: Mapping[str, str]) -> str:
+    lines: list[Sequence[str]] = [
+        (
+            "arm",
+            "bits per byte",
+            "parameters",
+            "active",
+            "FLOPs per token",
+            "bytes in the file",
+            "asked per token",
+            "share of the file",
+        )
+    ]
+    sides = {arm: (pair, reader) for pair, arms in pairs.items() for arm, reader in zip(arms, (BANK, ONE), strict=True)}
+    for row in rows:
+        offloaded = asked = share = tables.DASH
+        if row.arm in sides:
+            pair, reader = sides[row.arm]
+            points = [p for p in found.points if (p.pair, p.reader) == (pair, reader) and p.mode == MODES[0].name]
+            measured = [p for p in points if p.budget != RESIDENT]
+            if measured:
+                mean = stats.estimate([p.asked_per_token for p in measured]).mean
+                offloaded = f"{tables.count(measured[0].offloaded_bytes)}B"
+                asked, share = f"{tables.count(mean)}B", f"{mean / measured[0].offloaded_bytes:.3%}"
+        lines.append(
+            (
+                row.arm,
+                tables.interval(row.bits_per_byte),
+                tables.count(row.total_params),
+                tables.count(row.active_params),
+                tables.count(row.flops_per_token),
+                offloaded,
+                asked,
+                share,
+            )
+        )
+    said = "; ".join(f"{name}: {note}" for name, note in notes.items())
+    return _cells(lines, note=f"Asked per token: what {MODES[0].title} would be moved without a cache. {said}.")
+
+
+def table_rows(found: Points, pair: str, mode: Mode) -> list[Sequence[str]]:
+    """The cells of one pair in one mode, a heading first."""
+    lines: list[Sequence[str]] = [
+        ("memory", "read", "moved per token", "over bytes in the file", "hit rate", "held", "tokens/s", "over resident")
+    ]
+
+    def shown(reader: str, budget: float, name: str, digits: int) -> str:
+        return tables.interval(found.mean(pair, mode.name, reader, budget, name), digits)
+
+    for budget in (*found.budgets(pair, mode.name), RESIDENT):
+        for reader in (BANK, ONE, PER_LAYER):
+            moved = found.mean(pair, mode.name, reader, budget, "moved_per_token")
+            if moved is None:
+                continue
+            points = [
+                p for p in found.points if (p.pair, p.mode, p.reader, p.budget) == (pair, mode.name, reader, budget)
+            ]
+            if budget == RESIDENT:
+                speed = shown(reader, budget, "speed", 0)
+                name = reader if reader == BANK else "experts"
+                lines.append(("all of it", name, *[tables.DASH] * 3, _held(points), speed, "1"))
+                continue
+            half = "" if moved.half is None else f" \u00b1 {tables.count(moved.half)}B"
+            lines.append(
+                (
+                    f"{budget:.0%} ({tables.count(points[0].budget_bytes)}B)",
+                    reader,
+                    f"{tables.count(moved.mean)}B{half}",
+                    f"{moved.mean / points[0].offloaded_bytes:.4%}",
+                    shown(reader, budget, "hit_rate", 3),
+                    _held(points) + ("" if all(p.within for p in points) else ", more than allowed"),
+                    shown(reader, budget, "speed", 0),
+                    tables.interval(found.slowing(pair, mode.name, reader, budget), 2),
+                )
+            )
+    return lines
+
+
+def _held(points: Sequence[Point]) -> str:
+    return f"{tables.count(max(point.held for point in points))}B"
+
+
+def _table(found: Points, pair: str, mode: Mode) -> str:
+    return _cells(
+        table_rows(found, pair, mode),
+        caption=f"{mode.name}: {mode.title}",
+        note="Means over seeds with half their 95 % interval. Held: most bytes in memory, bookkeeping and the copy of "
+        "rows that a forward works on included.",
+    )
+
+
+def _method(read: str, command: str, comparison: str) -> str:
+    limits = "".join(f"<li>{escape(item)}</li>" for item in LIMITS)
+    return (
+        '<section id="method"><h2>How it was measured</h2>'
+        f'<p>The models were trained by <a href="{escape(comparison)}">a comparison of their own</a>. '
+        "Rows and experts are read from safetensors files with positioned reads, without a mapping. "
+        "The budget is in bytes, the same for both, as a share of the larger of the two offloaded sizes; it has to "
+        "hold everything that is kept, 200 bytes of bookkeeping for each row or expert and the copy of rows that a forward "
+        "works on included. Experts are used where they lie in the cache, one after the other, those that are there "
+        "first. Of the two ways to keep experts, sentences take the one that moves fewer bytes at that point. "
+        f"Of every text {escape(read)}, all models in turn. A row or expert that several tokens of one forward need is "
+        "asked for once. All numbers are in locality.csv.</p>"
+        f"<ul>{limits}</ul><h3>To repeat it</h3><pre>{escape(command)}</pre></section>"
+    )
