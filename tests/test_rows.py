@@ -215,8 +215,8 @@ def test_what_belongs_to_another_memory_or_rule_is_refused() -> None:
     wider = vm.RowOptimizer(model_of(vm.MoVE(slots=3)), lr=1e-2)
     with pytest.raises(ValueError, match=r"is \[61, 3\], expected \[61, 2\]"):
         rows.load_state_dict(wider.state_dict())
-    with pytest.raises(ValueError, match="did you mean 'adagrad'"):
-        vm.RowOptimizer(model_of(vm.LaVE()), lr=1e-2, rule="adagrat")
+    with pytest.raises(ValueError, match="did you mean 'adam'"):
+        vm.RowOptimizer(model_of(vm.LaVE()), lr=1e-2, rule="adamm")
 
 
 def test_one_optimizer_at_a_time_holds_a_bank_and_gives_it_back() -> None:

@@ -49,20 +49,6 @@ def _rms(grads: Tensor, state: Mapping[str, Tensor], step: int) -> Tensor:
     return grads.div_(seen.div(1 - DECAY**step).sqrt_().add_(EPS).unsqueeze(-1))
 
 
-def _recent(grads: Tensor, state: Mapping[str, Tensor], step: int) -> Tensor:
-    """Root mean square of a slot's gradient over its width and over the times it was read, decay 0.95."""
-    seen, now = state["square"], grads.square().mean(-1)
-    # A slot that was never read has no past to average with: its first step is as large as any.
-    seen.copy_(torch.where(seen == 0, now, torch.lerp(now, seen, DECAY)))
-    return grads.div_(seen.sqrt().add_(EPS).unsqueeze(-1))
-
-
-def _adagrad(grads: Tensor, state: Mapping[str, Tensor], step: int) -> Tensor:
-    """The sum of a slot's mean squares: steps shrink with the times it was read."""
-    seen = state["square"].add_(grads.square().mean(-1))
-    return grads.div_(seen.sqrt().add_(EPS).unsqueeze(-1))
-
-
 def _adam(grads: Tensor, state: Mapping[str, Tensor], step: int) -> Tensor:
     """Adam (0.9, 0.95) of every value, its bias corrected by the times that the row was read."""
     first, second, count = state["first"], state["second"], state["count"].add_(1)
@@ -72,11 +58,9 @@ def _adam(grads: Tensor, state: Mapping[str, Tensor], step: int) -> Tensor:
     return first.div(second.sqrt().add_(EPS)).mul_(scale.unsqueeze(-1))
 
 
-#: ``rms`` and ``adagrad`` keep one number per slot of a row, ``adam`` two per value and one per slot.
+#: ``rms`` keeps one number per slot of a row and one per row, ``adam`` two per value and one per slot.
 RULES: Mapping[str, Rule] = {
     "rms": Rule({"square": lambda row: row[:1], "last": lambda row: (1,)}, _rms),
-    "recent": Rule({"square": lambda row: row[:1]}, _recent),
-    "adagrad": Rule({"square": lambda row: row[:1]}, _adagrad),
     "adam": Rule({"first": lambda row: row, "second": lambda row: row, "count": lambda row: row[:1]}, _adam),
 }
 
@@ -115,7 +99,7 @@ class RowOptimizer:
         Args:
             model: with memories.
             lr: the host's learning rate.
-            rule: ``"rms"`` or ``"adagrad"`` (one number per slot of a row), or ``"adam"`` (two per value).
+            rule: ``"rms"`` (one number per slot of a row, and one per row), or ``"adam"`` (two per value).
             seed: of stochastic rounding.
 
         Raises:

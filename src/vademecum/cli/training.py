@@ -50,7 +50,7 @@ def train(
     bank: Annotated[str, typer.Option(help=BANK)] = "auto",
     bank_cap: Annotated[str | None, typer.Option(help=BANK_CAP)] = None,
     bank_rule: Annotated[
-        str, typer.Option(help="Steps of a bank's rows: rms or adagrad (a number per slot), adam (two per value).")
+        str, typer.Option(help="Steps of a bank's rows: rms (a number per slot), or adam (two per value).")
     ] = "rms",
 ) -> None:
     """Train a host with memories, from scratch or from a model folder. Ctrl-C saves; the same command goes on."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OPTIMIZERS = ("adamw", "muon")
-BANK_RULES = ("rms", "recent", "adagrad", "adam")
+BANK_RULES = ("rms", "adam")
 DTYPES = ("fp32", "bf16")
 MEMORY_SEED = 1_000_003  # far from the small seeds people choose, so that memory and host never draw the same numbers
 
