@@ -144,5 +144,5 @@ def test_state_of_another_parameter_or_shape_is_refused():
         key = next(key for key, value in state.items() if value.ndim == 2 and key.startswith(part))
         with pytest.raises(ValueError, match="expected"):
             optimizer.load_state_dict({**state, key: torch.zeros(1, 1)})
-    with pytest.raises(ValueError, match="lacks 'square/move.shared.weight'"):
+    with pytest.raises(ValueError, match=r"lacks 'square/move.shared.weight'"):
         optimizer.load_state_dict({key: value for key, value in state.items() if "square" not in key})
