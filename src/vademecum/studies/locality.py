@@ -50,7 +50,7 @@ class Settings:
     Attributes:
         plan: trains the arms.
         pairs: which of them are compared.
-        budgets: of memory, as shares of the larger of a pair's two offloaded sizes.
+        budgets: of memory, as shares of what it takes to keep the larger of a pair's two tables whole.
         passages: measured passages of the recipe's length, per text that is read.
         warm: passages that fill the caches before.
     """
@@ -59,7 +59,7 @@ class Settings:
     pairs: tuple[Pair, ...]
     budgets: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
     passages: int = 4
-    warm: int = 48
+    warm: int = 64
 
     def __post_init__(self) -> None:
         wrong = [each for each in self.budgets if not (math.isfinite(each) and each > 0)]

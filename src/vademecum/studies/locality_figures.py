@@ -53,7 +53,7 @@ def draw(found: Points, pair: str, title: str) -> Drawing:
                     marks = found.budgets(pair, mode.name)
                     axis.set_xticks(marks, [f"{100 * mark:g} %" for mark in marks])
                     axis.minorticks_off()
-                    axis.set_xlabel("memory over bytes in the file")
+                    axis.set_xlabel("memory over what keeps all")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         slug = "".join(mark if mark.isalnum() else "-" for mark in pair.replace(" | ", "-"))

@@ -25,6 +25,8 @@ LIMITS = (
     "forget every page after it was read; whether the disk below keeps it is not known.",
     "Nothing is fetched ahead, for neither. A bank\u2019s ids are known before the first layer and could be; an "
     "expert\u2019s are known when its layer runs.",
+    "Caches are filled by a short text. Where a budget holds all rows that it has asked for, what the bank still moves "
+    "are rows that are new to it, and more memory does not help; an expert is soon known to every cache.",
     "Text is fed as it stands, not sampled. Experts are trained with a balancing loss, which makes them less local "
     "than experts that may collapse.",
     "Intervals are Student\u2019s t, 95 %, over seeds, each with its own training and its own part of the held-out "
@@ -282,10 +284,10 @@ def _method(read: str, command: str, comparison: str) -> str:
         '<section id="method"><h2>How it was measured</h2>'
         f'<p>The models were trained by <a href="{escape(comparison)}">a comparison of their own</a>. '
         "Rows and experts are read from safetensors files with positioned reads, without a mapping. "
-        "The budget is in bytes, the same for both, as a share of the larger of the two offloaded sizes; it has to "
-        "hold everything that is kept, 200 bytes of bookkeeping for each row or expert and the copy of rows that a forward "
-        "works on included. Experts are used where they lie in the cache, one after the other, those that are there "
-        "first. Of the two ways to keep experts, sentences take the one that moves fewer bytes at that point. "
+        "The budget is in bytes, the same for both, as a share of what it takes to keep the larger of both whole; it "
+        "has to hold everything that is kept, 200 bytes of bookkeeping for each row or expert and the copy of rows "
+        "that a forward works on included. Experts are used where they lie in the cache, one after the other, those "
+        "that are there first. Of the two ways to keep experts, sentences take the one that moves fewer bytes there. "
         f"Of every text {escape(read)}, all models in turn. A row or expert that several tokens of one forward need is "
         "asked for once. All numbers are in locality.csv.</p>"
         f"<ul>{limits}</ul><h3>To repeat it</h3><pre>{escape(command)}</pre></section>"

@@ -14,11 +14,11 @@ from vademecum.compare.stats import Estimate
 
 BANK, ONE, PER_LAYER = "bank", "experts-one", "experts-layer"
 READERS: Mapping[str, str] = {
-    BANK: "rows of the bank, least recently used first out",
-    ONE: "experts, one cache for all layers, least recently used first out",
-    PER_LAYER: "experts, a cache of its own for every layer, least recently used first out",
+    BANK: "rows of the bank",
+    ONE: "experts, one cache for all layers",
+    PER_LAYER: "experts, a cache for every layer",
 }
-"""What is read and how it is kept."""
+"""What is read and how it is kept; the least recently used goes first everywhere."""
 RESIDENT = math.inf
 """The budget of a model that is in memory whole."""
 
@@ -32,7 +32,8 @@ class Point:
         pair: which bank is compared with which experts.
         mode: how the text is read, a name of a :class:`vademecum.studies.locality_reads.Mode`.
         reader: a key of :data:`READERS`.
-        budget: share of the larger of the pair's two offloaded sizes; :data:`RESIDENT` for a model in memory.
+        budget: share of what it takes to keep the larger of the pair's two tables whole; :data:`RESIDENT` for a model
+            in memory.
         budget_bytes: the same in bytes; 0 for a model in memory.
         offloaded_bytes: bytes of the parameters in the file.
         item_bytes: bytes of one row or one expert.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vademecum import data, files
 from vademecum.experts import offloaded
+from vademecum.stores.cache import ENTRY
 from vademecum.stores.disk import Disk
 from vademecum.studies.locality_points import BANK, ONE, PER_LAYER, RESIDENT, Point
 from vademecum.surgery import memories
@@ -182,10 +183,10 @@ class Tables:
     experts_run: Path
     experts: Path
 
-    def sizes(self) -> tuple[int, int]:
-        """Bytes of the bank and of the experts."""
-        bank, experts = _bank(self.bank_run), Disk(self.experts, offloaded.TENSOR, cap=0)
-        return bank.nbytes, experts.nbytes
+    def whole(self) -> int:
+        """Bytes that it takes to keep the larger of both in memory, bookkeeping included."""
+        both = _bank(self.bank_run), Disk(self.experts, offloaded.TENSOR, cap=0)
+        return max(table.rows * (table.row_bytes + ENTRY) for table in both)
 
 
 def prepare(bank_run: Path, experts_run: Path, folder: Path) -> Tables:
@@ -203,10 +204,10 @@ def readers(tables: Tables, mode: Mode, budgets: Sequence[float], rows: int) -> 
     Args:
         tables: where they lie.
         mode: how text will be read.
-        budgets: shares of the larger of both offloaded sizes; both models get the same bytes.
+        budgets: shares of :meth:`Tables.whole`; both models get the same bytes.
         rows: of the bank, that one forward works on beside the cache.
     """
-    whole = max(tables.sizes())
+    whole = tables.whole()
     yield _resident_bank(tables)
     yield _resident_experts(tables)
     for budget in budgets:
@@ -287,8 +288,3 @@ def _experts_reader(tables: Tables, mode: Mode, name: str, budget: float, size: 
         return hits + misses, misses, table.bytes_read, sum(each.nbytes for each in caches)
 
     return Reader(name, budget, size, table.nbytes, table.row_bytes, model, seen, table.close)
-
-
-def titles() -> Mapping[str, str]:
-    """What modes are called, in words."""
-    return {mode.name: mode.title for mode in MODES}
