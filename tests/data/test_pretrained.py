@@ -9,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vademecum import files
 from vademecum.data import pretrained, wheels
@@ -72,3 +74,19 @@ def test_what_reads_the_format_is_named_where_it_is_missing(cache: Path, monkeyp
     monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"gguf and accelerate .*pip install vademecum\[pretrained\]"):
         pretrained.folder_of(MODEL, cache)
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_the_real_model_is_fetched_converted_and_names_a_capital(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    folder = pretrained.smollm2(tmp_path)
+    assert folder == pretrained.smollm2(tmp_path)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    assert model.dtype == torch.bfloat16
+    assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        likeliest = model(input_ids=ids).logits[0, -1].argmax()
+    assert tokenizer.decode(likeliest) == " Paris"
