@@ -31,7 +31,7 @@ test: $(READY)  ## run the tests
 
 # The newest supported transformers is in constraints.txt; hooks into another library deserve the oldest as well.
 test-oldest:  ## run the contracts against the oldest transformers that is supported
-	$(MAKE) test VENV=.venv-oldest PINS=.venv-oldest.txt ARGS="tests/test_contracts.py tests/test_attach.py tests/test_loops.py tests/test_sharded.py tests/test_record.py tests/kinds/test_moe.py $(ARGS)"
+	$(MAKE) test VENV=.venv-oldest PINS=.venv-oldest.txt ARGS="tests/test_contracts.py tests/test_attach.py tests/test_loops.py tests/test_sharded.py tests/test_record.py tests/test_rows.py tests/test_banks.py tests/kinds/test_moe.py $(ARGS)"
 
 lint: $(READY)  ## ruff (lint and format) and mypy, changing nothing
 	$(BIN)/ruff check $(SOURCES)
