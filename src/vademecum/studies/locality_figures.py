@@ -9,7 +9,7 @@ import numpy as np
 
 from vademecum.pages import style
 from vademecum.pages.drawing import Drawing
-from vademecum.studies.locality_points import BANK, ONE, READERS, RESIDENT, Points
+from vademecum.studies.locality_points import READERS, Points
 from vademecum.studies.locality_reads import MODES
 
 Values = Callable[[Points, str, str, str, float], Mapping[int, float]]
@@ -19,16 +19,10 @@ def _field(name: str) -> Values:
     return lambda found, pair, mode, reader, budget: found.by_seed(pair, mode, reader, budget, name)
 
 
-def _over_resident(found: Points, pair: str, mode: str, reader: str, budget: float) -> Mapping[int, float]:
-    whole = found.by_seed(pair, mode, BANK if reader == BANK else ONE, RESIDENT, "speed")
-    mine = found.by_seed(pair, mode, reader, budget, "speed")
-    return {seed: value / whole[seed] for seed, value in mine.items() if seed in whole}
-
-
 MEASURES: Mapping[str, Values] = {
     "bytes moved per token": _field("moved_per_token"),
     "hit rate": _field("hit_rate"),
-    "tokens/s over resident": _over_resident,
+    "tokens/s over resident": Points.kept,
 }
 
 

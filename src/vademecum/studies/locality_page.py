@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -81,68 +81,94 @@ def sentences(found: Points) -> list[str]:
     said = []
     for pair in dict.fromkeys(point.pair for point in found.points):
         for mode in MODES:
-            budgets = found.budgets(pair, mode.name)
-            if not budgets:
-                continue
-            parts = [_speeds(found, pair, mode, budgets)]
+            parts = [_speeds(found, pair, mode)]
             if not mode.cold:  # the same bytes as warm
-                parts = [_bytes(found, pair, mode, budgets), _hits(found, pair, mode, budgets), *parts]
-            said.append(f"{pair}, {mode.title}: {' '.join(part for part in parts if part)}")
+                parts = [_bytes(found, pair, mode), _hits(found, pair, mode), *parts]
+            if any(parts):
+                said.append(f"{pair}, {mode.title}: {' '.join(part for part in parts if part)}")
     if len({point.seed for point in found.points}) == 1:
         said.append("One seed: no interval, and so no claim.")
     return said
 
 
-def _bytes(found: Points, pair: str, mode: Mode, budgets: Sequence[float]) -> str:
+def _bytes(found: Points, pair: str, mode: Mode) -> str:
+    budgets = found.budgets(pair, mode.name)
+    factors = {budget: factor for budget in budgets if (factor := found.fewer(pair, mode.name, budget))}
+    more, less, same = _sorted(factors)
     parts = []
-    for budget in budgets:
-        rival = found.rival(pair, mode.name, budget)
-        if rival is None:
-            continue
-        mine, theirs = (found.mean(pair, mode.name, each, budget, "moved_per_token") for each in (BANK, rival))
-        factor = found.fewer(pair, mode.name, budget)
-        if factor is None and mine and theirs:
-            parts.append(f"{budget:.0%}: bank {tables.count(mine.mean)}B, experts {tables.count(theirs.mean)}B")
-        elif factor is not None and factor.half is not None:
-            low, high = 10 ** (factor.mean - factor.half), 10 ** (factor.mean + factor.half)
-            times = _times(10**factor.mean) if not low <= 1 <= high else stats.NO_DIFFERENCE
-            parts.append(f"{budget:.0%}: {times} ({_times(low)} to {_times(high)})")
-    return f"bytes that experts move per token over those of the bank, {', '.join(parts)}." if parts else ""
+    if more:
+        at = [_times(10 ** factors[budget].mean) for budget in more]
+        parts.append(
+            f"experts move {_list(at)} times as many bytes per token as the bank with {_shares(more)} in memory"
+        )
+    if less:
+        at = [_times(10 ** -factors[budget].mean) for budget in less]
+        parts.append(f"the bank moves {_list(at)} times as many as experts with {_shares(less)}")
+    if same:
+        parts.append(f"{stats.NO_DIFFERENCE} with {_shares(same)}")
+    parts += [text for budget in budgets if budget not in factors and (text := _bare(found, pair, mode, budget))]
+    return f"{'; '.join(parts)}." if parts else ""
+
+
+def _bare(found: Points, pair: str, mode: Mode, budget: float) -> str:
+    """Both numbers, where one is zero on some seed, so that there is no factor."""
+    rival = found.rival(pair, mode.name, budget)
+    if rival is None:
+        return ""
+    mine, theirs = (found.mean(pair, mode.name, each, budget, "moved_per_token") for each in (BANK, rival))
+    if mine is None or theirs is None or mine.half is None:
+        return ""
+    return f"with {_shares([budget])} the bank moves {tables.count(mine.mean)}B, experts {tables.count(theirs.mean)}B"
+
+
+def _hits(found: Points, pair: str, mode: Mode) -> str:
+    budgets = found.budgets(pair, mode.name)
+    values = {b: value for b in budgets if (value := found.difference(pair, mode.name, b, "hit_rate"))}
+    return _directions("Hit rate", values)
+
+
+def _speeds(found: Points, pair: str, mode: Mode) -> str:
+    budgets = found.budgets(pair, mode.name)
+    values = {b: value for b in budgets if (value := found.keeping(pair, mode.name, b))}
+    said = _directions("Tokens per second over those in memory", values)
+    if not said:
+        return ""
+    slowed = {BANK: [found.slowing(pair, mode.name, BANK, b) for b in values]}
+    slowed["experts"] = [found.slowing(pair, mode.name, found.rival(pair, mode.name, b) or ONE, b) for b in values]
+    means = {name: [each.mean for each in slow if each] for name, slow in slowed.items()}
+    shown = ", ".join(f"{name} {min(each):.2f} to {max(each):.2f}" for name, each in means.items())
+    return f"{said} (Means: {shown}.)"
+
+
+def _directions(what: str, values: Mapping[float, Estimate]) -> str:
+    """With which budgets ``what`` is higher for the bank, with which for experts; "" where no value has an interval."""
+    higher, lower, same = _sorted(values)
+    named = (("higher for the bank", higher), ("higher for experts", lower), (stats.NO_DIFFERENCE, same))
+    parts = [f"{way} with {_shares(at)}" for way, at in named if at]
+    return f"{what}: {'; '.join(parts)}." if parts else ""
+
+
+def _sorted(values: Mapping[float, Estimate]) -> tuple[list[float], list[float], list[float]]:
+    """Budgets whose interval lies above zero, below zero, on both sides; those without an interval are left out."""
+    known = {budget: value for budget, value in values.items() if value.half is not None}
+    shown = {budget: value for budget, value in known.items() if excludes_zero(value)}
+    return (
+        [budget for budget, value in shown.items() if value.mean > 0],
+        [budget for budget, value in shown.items() if value.mean < 0],
+        [budget for budget in known if budget not in shown],
+    )
+
+
+def _shares(budgets: Sequence[float]) -> str:
+    return _list([f"{100 * budget:g}\u00a0%" for budget in budgets])
+
+
+def _list(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def _times(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def _hits(found: Points, pair: str, mode: Mode, budgets: Sequence[float]) -> str:
-    return _compared(
-        "Hit rate of the bank less that of experts",
-        budgets,
-        lambda budget: found.difference(pair, mode.name, budget, "hit_rate"),
-    )
-
-
-def _compared(what: str, budgets: Sequence[float], difference: Callable[[float], Estimate | None]) -> str:
-    parts = []
-    for budget in budgets:
-        value = difference(budget)
-        if value is None or value.half is None:
-            continue
-        shown = tables.interval(value, 2, signed=True) if excludes_zero(value) else stats.NO_DIFFERENCE
-        parts.append(f"{budget:.0%}: {shown}")
-    return f"{what}, {', '.join(parts)}." if parts else ""
-
-
-def _speeds(found: Points, pair: str, mode: Mode, budgets: Sequence[float]) -> str:
-    parts = []
-    for budget in budgets:
-        rival = found.rival(pair, mode.name, budget)
-        if rival is None:
-            continue
-        mine, theirs = (found.slowing(pair, mode.name, each, budget) for each in (BANK, rival))
-        if mine and theirs and mine.half is not None:
-            parts.append(f"{budget:.0%}: bank {tables.interval(mine, 2)}, experts {tables.interval(theirs, 2)}")
-    return f"Tokens per second over those of the same model in memory, {'; '.join(parts)}." if parts else ""
 
 
 def excludes_zero(value: Estimate) -> bool:
@@ -162,7 +188,7 @@ def _title(found: Points, pair: str) -> str:
         for reader in READERS
         if (value := found.mean(pair, mode, reader, budget, "moved_per_token"))
     ]
-    return f"{pair}: moved per token with {budget:.0%} in memory, {MODES[0].title}: {', '.join(shown)}"
+    return f"{pair}: moved per token with {_shares([budget])} in memory, {MODES[0].title}: {', '.join(shown)}"
 
 
 def _lede(plan: Plan, read: str) -> str:
@@ -252,7 +278,7 @@ def table_rows(found: Points, pair: str, mode: Mode) -> list[Sequence[str]]:
             half = "" if moved.half is None else f" \u00b1 {tables.count(moved.half)}B"
             lines.append(
                 (
-                    f"{budget:.0%} ({tables.count(points[0].budget_bytes)}B)",
+                    f"{_shares([budget])} ({tables.count(points[0].budget_bytes)}B)",
                     reader,
                     f"{tables.count(moved.mean)}B{half}",
                     f"{moved.mean / points[0].offloaded_bytes:.4%}",

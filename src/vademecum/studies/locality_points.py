@@ -144,12 +144,23 @@ class Points:
         mine, theirs = (self.by_seed(pair, mode, reader, budget, name) for reader in (BANK, rival))
         return stats.paired(mine, theirs)
 
-    def slowing(self, pair: str, mode: str, reader: str, budget: float) -> Estimate | None:
-        """Tokens per second over those of the same model in memory, paired by seed."""
+    def kept(self, pair: str, mode: str, reader: str, budget: float) -> dict[int, float]:
+        """Tokens per second of every seed over those of the same model in memory."""
         resident = self.by_seed(pair, mode, BANK if reader == BANK else ONE, RESIDENT, "speed")
         mine = self.by_seed(pair, mode, reader, budget, "speed")
-        shared = sorted(mine.keys() & resident.keys())
-        return stats.estimate([mine[seed] / resident[seed] for seed in shared]) if shared else None
+        return {seed: value / resident[seed] for seed, value in mine.items() if seed in resident}
+
+    def slowing(self, pair: str, mode: str, reader: str, budget: float) -> Estimate | None:
+        """The mean of :meth:`kept`."""
+        found = list(self.kept(pair, mode, reader, budget).values())
+        return stats.estimate(found) if found else None
+
+    def keeping(self, pair: str, mode: str, budget: float) -> Estimate | None:
+        """:meth:`kept` of the bank less that of experts (the better way), paired by seed."""
+        rival = self.rival(pair, mode, budget)
+        if rival is None:
+            return None
+        return stats.paired(self.kept(pair, mode, BANK, budget), self.kept(pair, mode, rival, budget))
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Point))
