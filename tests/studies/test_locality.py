@@ -26,7 +26,9 @@ from vademecum.studies.locality_points import (
     BANK,
     ONE,
     PER_LAYER,
+    READERS,
     RESIDENT,
+    TOTAL,
     Point,
     Points,
     from_dicts,
@@ -136,7 +138,7 @@ def test_the_verb_measures_every_way_of_reading_within_every_budget_on_every_see
         for mode in MODES:
             here = [p for p in found if (p.seed, p.mode) == (seed, mode.name)]
             assert {(p.reader, p.budget) for p in here} == {
-                *((reader, budget) for reader in (BANK, ONE, PER_LAYER) for budget in SETTINGS.budgets),
+                *((reader, budget) for reader in READERS for budget in SETTINGS.budgets),
                 (BANK, RESIDENT),
                 (ONE, RESIDENT),
             }
@@ -244,6 +246,24 @@ def test_decoding_reads_the_text_position_by_position_as_one_pass_does(folder: P
         torch.testing.assert_close(torch.cat(seen, 1), model(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
 
 
+def test_with_equal_memory_in_all_experts_have_room_for_what_the_bank_keeps_a_dense_feed_forward_in(
+    folder: Path,
+) -> None:
+    model = settings(folder).plan.host_model()
+    dense = sum(p.nbytes for p in model.model.layers[0].mlp.parameters())
+    gates = sum(p.nbytes for p in vm.attach(model, vm.MoVE(slots=4)).parameters() if p.shape[0] == 5)
+    router = 16 * 32 * 4
+    by_reader = {(p.mode, p.budget, p.seed, p.reader): p for p in points(folder)}
+    checked = 0
+    for p in points(folder):
+        if p.reader == TOTAL:
+            bank, one = (by_reader[p.mode, p.budget, p.seed, reader] for reader in (BANK, ONE))
+            assert p.budget_bytes - one.budget_bytes == dense + gates - router
+            assert bank.budget_bytes + bank.rest_bytes == p.budget_bytes + p.rest_bytes
+            checked += 1
+    assert checked == 2 * len(MODES) * len(SETTINGS.budgets)
+
+
 def test_texts_side_by_side_and_the_one_that_fills_caches_do_not_overlap() -> None:
     heldout = np.arange(64 * 4 + 1)
     mode = Mode(name="", title="", sequences=5)
@@ -297,6 +317,7 @@ def made(reader: str, budget: float, seed: int, moved: int, *, asked: int = 1000
         reader=reader,
         budget=budget,
         budget_bytes=0 if budget == RESIDENT else 5_000,
+        rest_bytes=1_000,
         offloaded_bytes=10_000,
         item_bytes=10,
         tokens=100,

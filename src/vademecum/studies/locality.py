@@ -20,7 +20,7 @@ from vademecum.compare.arms import Arm
 from vademecum.compare.plan import Plan
 from vademecum.compare.progress import progress
 from vademecum.studies import locality_page, locality_reads
-from vademecum.studies.locality_points import Point, Points, from_dicts, table, to_dicts
+from vademecum.studies.locality_points import READERS, Point, Points, from_dicts, table, to_dicts
 from vademecum.studies.locality_reads import MODES
 from vademecum.training import Recipe
 
@@ -75,6 +75,7 @@ class Settings:
             "passages": self.passages,
             "warm": self.warm,
             "seeds": list(self.plan.seeds),
+            "readers": list(READERS),
             "modes": [dataclasses.asdict(mode) for mode in MODES],
         }
 
@@ -197,7 +198,7 @@ def measured(settings: Settings, out: Path) -> list[Point]:
     found: list[Point] = []
     seeds = [seed for seed in plan.seeds if not _diverged(settings, out, seed)]
     kept = {seed: _kept(settings, out, seed, corpus) for seed in seeds}
-    readers = 2 + 3 * len(settings.budgets)
+    readers = 2 + len(READERS) * len(settings.budgets)
     each = len(settings.pairs) * len(MODES) * readers * (1 + settings.passages)
     shown = progress(each * len(seeds), 0)
     try:

@@ -12,7 +12,7 @@ from vademecum.compare.results import Row
 from vademecum.compare.stats import Estimate
 from vademecum.pages import page
 from vademecum.studies.locality_figures import draw
-from vademecum.studies.locality_points import BANK, ONE, PER_LAYER, READERS, RESIDENT, Point, Points
+from vademecum.studies.locality_points import BANK, ONE, READERS, RESIDENT, TOTAL, Point, Points
 from vademecum.studies.locality_reads import MODES, Mode
 
 LIMITS = (
@@ -27,6 +27,8 @@ LIMITS = (
     "expert\u2019s are known when its layer runs.",
     "Caches are filled by a short text. Where a budget holds all rows that it has asked for, what the bank still moves "
     "are rows that are new to it, and more memory does not help; an expert is soon known to every cache.",
+    "Equal caches are not equal memory: the model with the bank also keeps a dense feed-forward in memory, which the "
+    "experts have taken the place of. experts-total has that much more room for experts.",
     "Text is fed as it stands, not sampled. Experts are trained with a balancing loss, which makes them less local "
     "than experts that may collapse.",
     "Intervals are Student\u2019s t, 95 %, over seeds, each with its own training and its own part of the held-out "
@@ -107,6 +109,10 @@ def _bytes(found: Points, pair: str, mode: Mode) -> str:
     if same:
         parts.append(f"{stats.NO_DIFFERENCE} with {_shares(same)}")
     parts += [text for budget in budgets if budget not in factors and (text := _bare(found, pair, mode, budget))]
+    total = {b: factor for b in budgets if (factor := found.fewer(pair, mode.name, b, TOTAL))}
+    if shown := _sorted(total)[0]:
+        at = [_times(10 ** total[budget].mean) for budget in shown]
+        parts.append(f"still {_list(at)} times with {_shares(shown)} where both models have equal memory in all")
     return f"{'; '.join(parts)}." if parts else ""
 
 
@@ -221,6 +227,7 @@ def _arms(found: Points, rows: Sequence[Row], pairs: Mapping[str, tuple[str, str
             "parameters",
             "active",
             "FLOPs per token",
+            "always in memory",
             "bytes in the file",
             "asked per token",
             "share of the file",
@@ -228,13 +235,14 @@ def _arms(found: Points, rows: Sequence[Row], pairs: Mapping[str, tuple[str, str
     ]
     sides = {arm: (pair, reader) for pair, arms in pairs.items() for arm, reader in zip(arms, (BANK, ONE), strict=True)}
     for row in rows:
-        offloaded = asked = share = tables.DASH
+        rest = offloaded = asked = share = tables.DASH
         if row.arm in sides:
             pair, reader = sides[row.arm]
             points = [p for p in found.points if (p.pair, p.reader) == (pair, reader) and p.mode == MODES[0].name]
             measured = [p for p in points if p.budget != RESIDENT]
             if measured:
                 mean = stats.estimate([p.asked_per_token for p in measured]).mean
+                rest = f"{tables.count(measured[0].rest_bytes)}B"
                 offloaded = f"{tables.count(measured[0].offloaded_bytes)}B"
                 asked, share = f"{tables.count(mean)}B", f"{mean / measured[0].offloaded_bytes:.3%}"
         lines.append(
@@ -244,6 +252,7 @@ def _arms(found: Points, rows: Sequence[Row], pairs: Mapping[str, tuple[str, str
                 tables.count(row.total_params),
                 tables.count(row.active_params),
                 tables.count(row.flops_per_token),
+                rest,
                 offloaded,
                 asked,
                 share,
@@ -263,7 +272,7 @@ def table_rows(found: Points, pair: str, mode: Mode) -> list[Sequence[str]]:
         return tables.interval(found.mean(pair, mode.name, reader, budget, name), digits)
 
     for budget in (*found.budgets(pair, mode.name), RESIDENT):
-        for reader in (BANK, ONE, PER_LAYER):
+        for reader in READERS:
             moved = found.mean(pair, mode.name, reader, budget, "moved_per_token")
             if moved is None:
                 continue
@@ -278,7 +287,7 @@ def table_rows(found: Points, pair: str, mode: Mode) -> list[Sequence[str]]:
             half = "" if moved.half is None else f" \u00b1 {tables.count(moved.half)}B"
             lines.append(
                 (
-                    f"{_shares([budget])} ({tables.count(points[0].budget_bytes)}B)",
+                    f"{_shares([budget])} ({tables.count(max(p.budget_bytes for p in points))}B)",
                     reader,
                     f"{tables.count(moved.mean)}B{half}",
                     f"{moved.mean / points[0].offloaded_bytes:.4%}",

@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from vademecum.compare import stats
 from vademecum.compare.stats import Estimate
 
-BANK, ONE, PER_LAYER = "bank", "experts-one", "experts-layer"
+BANK, ONE, PER_LAYER, TOTAL = "bank", "experts-one", "experts-layer", "experts-total"
 READERS: Mapping[str, str] = {
     BANK: "rows of the bank",
     ONE: "experts, one cache for all layers",
     PER_LAYER: "experts, a cache for every layer",
+    TOTAL: "experts, one cache, equal memory in all",
 }
-"""What is read and how it is kept; the least recently used goes first everywhere."""
+"""What is read and how it is kept; the least recently used goes first everywhere.
+
+The model with the bank keeps its dense feed-forward in memory beside the bank's cache, and that of the experts has
+none: :data:`TOTAL` gives those bytes to the experts' cache as well.
+"""
 RESIDENT = math.inf
 """The budget of a model that is in memory whole."""
 
@@ -34,7 +39,8 @@ class Point:
         reader: a key of :data:`READERS`.
         budget: share of what it takes to keep the larger of the pair's two tables whole; :data:`RESIDENT` for a model
             in memory.
-        budget_bytes: the same in bytes; 0 for a model in memory.
+        budget_bytes: what may be held, the same for all but :data:`TOTAL`; 0 for a model in memory.
+        rest_bytes: parameters that are in memory beside what is in the file.
         offloaded_bytes: bytes of the parameters in the file.
         item_bytes: bytes of one row or one expert.
         tokens: that were read, after the cache was filled.
@@ -51,6 +57,7 @@ class Point:
     reader: str
     budget: float
     budget_bytes: int
+    rest_bytes: int
     offloaded_bytes: int
     item_bytes: int
     tokens: int
@@ -123,9 +130,12 @@ class Points:
         }
         return min(found, key=lambda reader: found[reader]) if found else None
 
-    def fewer(self, pair: str, mode: str, budget: float) -> Estimate | None:
-        """Log10 of how many times as many bytes experts (the better way) move, paired by seed; None where one is 0."""
-        rival = self.rival(pair, mode, budget)
+    def fewer(self, pair: str, mode: str, budget: float, rival: str | None = None) -> Estimate | None:
+        """Log10 of how many times as many bytes ``rival`` moves, paired by seed; None where one is 0.
+
+        Without ``rival`` it is the better way of experts with equal caches.
+        """
+        rival = rival or self.rival(pair, mode, budget)
         if rival is None:
             return None
         mine, theirs = (self.by_seed(pair, mode, reader, budget, "moved_per_token") for reader in (BANK, rival))

@@ -18,7 +18,7 @@ from vademecum import data, files
 from vademecum.experts import offloaded
 from vademecum.stores.cache import ENTRY
 from vademecum.stores.disk import Disk
-from vademecum.studies.locality_points import BANK, ONE, PER_LAYER, RESIDENT, Point
+from vademecum.studies.locality_points import BANK, ONE, PER_LAYER, RESIDENT, TOTAL, Point
 from vademecum.surgery import memories
 from vademecum.training import commands
 
@@ -113,6 +113,7 @@ class Reader:
     name: str
     budget: float
     budget_bytes: int
+    rest_bytes: int
     offloaded_bytes: int
     item_bytes: int
     model: nn.Module
@@ -144,6 +145,7 @@ class Reader:
             reader=self.name,
             budget=self.budget,
             budget_bytes=self.budget_bytes,
+            rest_bytes=self.rest_bytes,
             offloaded_bytes=self.offloaded_bytes,
             item_bytes=self.item_bytes,
             tokens=self.tokens,
@@ -188,6 +190,13 @@ class Tables:
         both = _bank(self.bank_run), Disk(self.experts, offloaded.TENSOR, cap=0)
         return max(table.rows * (table.row_bytes + ENTRY) for table in both)
 
+    def rests(self) -> tuple[int, int]:
+        """Bytes of the parameters that stay in memory: of the model with the bank, and of that with experts."""
+        with_bank, _, _ = commands.load(self.bank_run, bank="disk", bank_cap=0)
+        with_experts, _, _ = commands.load(self.experts_run)
+        offloaded.offload(with_experts, Disk(self.experts, offloaded.TENSOR, cap=0), self.whole())
+        return _in_memory(with_bank), _in_memory(with_experts)
+
 
 def prepare(bank_run: Path, experts_run: Path, folder: Path) -> Tables:
     """Write the experts of ``experts_run`` into ``folder``, where they are not there yet."""
@@ -204,16 +213,19 @@ def readers(tables: Tables, mode: Mode, budgets: Sequence[float], rows: int) -> 
     Args:
         tables: where they lie.
         mode: how text will be read.
-        budgets: shares of :meth:`Tables.whole`; both models get the same bytes.
+        budgets: shares of :meth:`Tables.whole`; both models get the same bytes, and experts once more those too that
+            the model with the bank keeps beside it.
         rows: of the bank, that one forward works on beside the cache.
     """
-    whole = tables.whole()
-    yield _resident_bank(tables)
-    yield _resident_experts(tables)
+    whole, (with_bank, with_experts) = tables.whole(), tables.rests()
+    more = {ONE: 0, PER_LAYER: 0, TOTAL: max(0, with_bank - with_experts)}
+    yield _resident_bank(tables, with_bank)
+    yield _resident_experts(tables, with_experts)
     for budget in budgets:
-        yield _bank_reader(tables, mode, budget, int(budget * whole), rows)
-        for name in (ONE, PER_LAYER):
-            reader = _experts_reader(tables, mode, name, budget, int(budget * whole))
+        size = int(budget * whole)
+        yield _bank_reader(tables, mode, budget, size, with_bank, rows)
+        for name, extra in more.items():
+            reader = _experts_reader(tables, mode, name, budget, size + extra, with_experts)
             if reader is not None:
                 yield reader
 
@@ -248,19 +260,23 @@ def _store(model: nn.Module) -> Disk:
     return store
 
 
-def _resident_bank(tables: Tables) -> Reader:
+def _in_memory(model: nn.Module) -> int:
+    return sum(p.nbytes for p in model.parameters() if not p.is_meta)
+
+
+def _resident_bank(tables: Tables, rest: int) -> Reader:
     model, _, _ = commands.load(tables.bank_run, bank="device")
     bank = _bank(tables.bank_run)
-    return Reader(BANK, RESIDENT, 0, bank.nbytes, bank.row_bytes, model, lambda: (0, 0, 0, bank.nbytes))
+    return Reader(BANK, RESIDENT, 0, rest, bank.nbytes, bank.row_bytes, model, lambda: (0, 0, 0, bank.nbytes))
 
 
-def _resident_experts(tables: Tables) -> Reader:
+def _resident_experts(tables: Tables, rest: int) -> Reader:
     model, _, _ = commands.load(tables.experts_run)
     table = Disk(tables.experts, offloaded.TENSOR, cap=0)
-    return Reader(ONE, RESIDENT, 0, table.nbytes, table.row_bytes, model, lambda: (0, 0, 0, table.nbytes))
+    return Reader(ONE, RESIDENT, 0, rest, table.nbytes, table.row_bytes, model, lambda: (0, 0, 0, table.nbytes))
 
 
-def _bank_reader(tables: Tables, mode: Mode, budget: float, size: int, rows: int) -> Reader:
+def _bank_reader(tables: Tables, mode: Mode, budget: float, size: int, rest: int, rows: int) -> Reader:
     model, _, _ = commands.load(tables.bank_run, bank="disk", bank_cap=0)
     plain = _store(model)
     working = rows * plain.row_bytes
@@ -271,10 +287,10 @@ def _bank_reader(tables: Tables, mode: Mode, budget: float, size: int, rows: int
         cache = store.cache
         return cache.hits + cache.misses, cache.misses, store.bytes_read, store.resident_bytes + working
 
-    return Reader(BANK, budget, size, store.nbytes, store.row_bytes, model, seen, store.close)
+    return Reader(BANK, budget, size, rest, store.nbytes, store.row_bytes, model, seen, store.close)
 
 
-def _experts_reader(tables: Tables, mode: Mode, name: str, budget: float, size: int) -> Reader | None:
+def _experts_reader(tables: Tables, mode: Mode, name: str, budget: float, size: int, rest: int) -> Reader | None:
     """None where a budget has not room for one expert (of every layer)."""
     model, _, _ = commands.load(tables.experts_run)
     table = (Cold if mode.cold else Disk)(tables.experts, offloaded.TENSOR, cap=0)
@@ -287,4 +303,4 @@ def _experts_reader(tables: Tables, mode: Mode, name: str, budget: float, size: 
         hits, misses = sum(each.hits for each in caches), sum(each.misses for each in caches)
         return hits + misses, misses, table.bytes_read, sum(each.nbytes for each in caches)
 
-    return Reader(name, budget, size, table.nbytes, table.row_bytes, model, seen, table.close)
+    return Reader(name, budget, size, rest, table.nbytes, table.row_bytes, model, seen, table.close)
