@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import vademecum as vm
 from tests import tiny
+from vademecum import files
 from vademecum.memory import placing
 from vademecum.memory.base import Kind
 from vademecum.stores import placement
@@ -44,7 +45,7 @@ def test_a_memory_saved_from_anywhere_answers_the_same_bits_everywhere(
     tiny.shake(model)
     expected = logits(model)
     vm.save(model, tmp_path / "first")
-    there = vm.load(tiny.host("qwen3"), tmp_path / "first", bank=place, bank_folder=tmp_path / "copy", bank_cap=500)
+    there = vm.load(tiny.host("qwen3"), tmp_path / "first", bank=place, bank_folder=tmp_path / "copy", bank_cap=9000)
     assert {bank.where for bank in vm.memories(there).banks().values()} == {place}
     assert torch.equal(expected, logits(there))
     vm.save(there, tmp_path / "second")
@@ -62,20 +63,20 @@ def test_every_family_answers_the_same_bits_from_every_place(name: str, tmp_path
     vm.save(model, tmp_path)
     expected = logits(model)
     for place in ("ram", "disk"):
-        assert torch.equal(expected, logits(vm.load(tiny.host(name), tmp_path, bank=place, bank_cap=900)))
+        assert torch.equal(expected, logits(vm.load(tiny.host(name), tmp_path, bank=place, bank_cap=5000)))
 
 
 def test_generation_from_disk_equals_generation_from_memory(saved: Path) -> None:
     settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     whole = vm.load(tiny.host("qwen3"), saved, bank="device")
-    disk = vm.load(tiny.host("qwen3"), saved, bank="disk", bank_cap=2000)
+    disk = vm.load(tiny.host("qwen3"), saved, bank="disk", bank_cap=3000)
     for beams in (1, 3):
         vm.prefetch(disk, tiny.ids(length=4))
         expected = whole.generate(input_ids=tiny.ids(length=4), num_beams=beams, **settings)
         assert torch.equal(expected, disk.generate(input_ids=tiny.ids(length=4), num_beams=beams, **settings))
     for bank in vm.memories(disk).banks().values():
         assert bank.store.resident_bytes <= bank.store.cap
-    assert sum(bank.store.cap for bank in vm.memories(disk).banks().values()) <= 2000
+    assert sum(bank.store.cap for bank in vm.memories(disk).banks().values()) <= 3000
 
 
 def test_rows_read_in_place_leave_the_file_as_it_is_and_cannot_be_trained(saved: Path) -> None:
@@ -187,6 +188,13 @@ def test_a_bank_that_finds_no_room_leaves_the_model_as_it_was(tmp_path: Path, mo
         ({"bank": "dsk"}, "did you mean 'disk'"),
         ({"bank_cap": "lots"}, "expected bytes such as"),
         ({"bank_cap": -5}, "expected a number of bytes"),
+        ({"bank_cap": True}, "expected bytes such as"),
+        ({"bank_cap": [3]}, "expected bytes such as"),
+        ({"bank_folder": ""}, "expected the path of a folder"),
+        ({"bank_folder": 3}, "expected the path of a folder"),
+        ({"bank_folder": __file__}, "is a file"),
+        ({"bank_dtype": torch.int8}, "fewer bits are for afterwards"),
+        ({"bank_dtype": "bf16"}, "expected one of torch.float32"),
     ],
 )
 def test_a_wrong_switch_is_answered_before_anything_is_touched(given: dict[str, Any], said: str) -> None:
@@ -212,3 +220,53 @@ def test_an_id_past_the_last_row_is_said_wherever_the_bank_lives(saved: Path) ->
         model = vm.load(tiny.host("qwen3"), saved, bank=place)
         with pytest.raises(ValueError, match="rows 0 to 60"):
             model.model(inputs_embeds=torch.zeros(1, 2, 32), memory_ids=torch.tensor([[3, tiny.VOCABULARY]]))
+
+
+def test_a_load_that_cannot_be_changes_nothing(saved: Path, tmp_path: Path) -> None:
+    model = vm.load(tiny.host("qwen3"), saved, bank="disk")
+    before = logits(model)
+    other = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3), vm.LaVE(layers=[1]))
+    tiny.shake(other, seed=9)
+    vm.save(other, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"call vm\.detach\(model\) first"):
+        vm.load(model, tmp_path / "other")
+    assert torch.equal(before, logits(model))
+
+
+def test_a_copy_may_not_be_trained_within_what_was_saved(saved: Path) -> None:
+    for folder in (saved, saved / "work"):
+        with pytest.raises(ValueError, match="must stay as it is"):
+            vm.load(tiny.host("qwen3"), saved, bank="disk", bank_folder=folder)
+    vm.load(tiny.host("qwen3"), saved)
+
+
+def test_two_models_do_not_train_in_one_file(tmp_path: Path) -> None:
+    first = vm.attach(tiny.host("qwen3"), vm.MoVE(), bank="disk", bank_folder=tmp_path)
+    second = tiny.host("qwen3")
+    with pytest.raises(ValueError, match=r"is being trained in .* already"):
+        vm.attach(second, vm.MoVE(), bank="disk", bank_folder=tmp_path)
+    assert not hasattr(second, "vademecum")
+    logits(first)
+
+
+def test_a_row_that_is_not_finite_is_named_in_every_place(saved: Path, tmp_path: Path) -> None:
+    model = vm.load(tiny.host("qwen3"), saved, bank="device")
+    with torch.no_grad():
+        vm.memories(model).banks()["move.shared.weight"].weight[7, 1, 2] = float("nan")
+    vm.save(model, tmp_path / "bad")
+    for place in ("device", "ram"):
+        with pytest.raises(files.Damaged, match=r"row 7 of move\.shared\.weight is not finite"):
+            vm.load(tiny.host("qwen3"), tmp_path / "bad", bank=place)
+    disk = vm.load(tiny.host("qwen3"), tmp_path / "bad", bank="disk")
+    with pytest.raises(files.Damaged, match=r"row 7 of 'move\.shared\.weight'"):
+        logits(disk, torch.tensor([[3, 7]]))
+
+
+def test_prefetching_is_checked_like_reading(saved: Path) -> None:
+    for place in ("ram", "disk"):
+        model = vm.load(tiny.host("qwen3"), saved, bank=place)
+        with pytest.raises(ValueError, match="rows 0 to 60"):
+            vm.prefetch(model, torch.tensor([61]))
+    with pytest.raises(ValueError, match="expected a tensor of token ids"):
+        vm.prefetch(model, [1, 2])
+    vm.prefetch(model, torch.tensor([], dtype=torch.int64))

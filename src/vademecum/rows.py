@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,7 +31,7 @@ class Rule:
     Attributes:
         state: names of the state's tables with the shape of their rows, given a bank's ``(M, W)``.
         direction: ``(gradients [U, M, W], state by name, number of the step from 1) -> direction [U, M, W]``, about 1
-            per value; changes the state tensors in place. May overwrite the gradients.
+            per value; changes the state tensors in place. May overwrite the gradients, which are a copy.
     """
 
     state: Mapping[str, Callable[[tuple[int, int]], tuple[int, ...]]]
@@ -73,7 +74,6 @@ class _Held:
     table: Store
     state: dict[str, Store]
     lr: float
-    grads: tuple[Tensor, Tensor] | None = field(default=None)
 
 
 class RowOptimizer:
@@ -86,6 +86,8 @@ class RowOptimizer:
         optimizer = torch.optim.AdamW(vm.param_groups(model, lr=1e-3))   # everything but the banks
         rows = vm.RowOptimizer(model, lr=1e-3)                           # make it before param_groups
         loss.backward(); optimizer.step(); rows.step(); optimizer.zero_grad(); rows.zero_grad()
+
+    Like those of ``torch.optim``, gradients add up until :meth:`zero_grad`.
 
     Attributes:
         lr: the host's learning rate; a bank's is this times 60 over its slots, as in :func:`vademecum.param_groups`.
@@ -103,26 +105,37 @@ class RowOptimizer:
             seed: of stochastic rounding.
 
         Raises:
-            ValueError: nothing is attached, an unknown rule, or a bank that another optimizer holds or that can only
-                be read.
+            ValueError: nothing is attached, an unknown rule, a rate that is no positive number, or a bank that
+                another row optimizer holds or that can only be read.
+            OSError: there is no room for the state; the banks are then as they were.
         """
         if rule not in RULES:
             near = difflib.get_close_matches(str(rule), RULES, n=1, cutoff=0)[0]
             raise ValueError(f"rule={rule!r} was given; did you mean {near!r}? Write one of {', '.join(RULES)}.")
+        if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
+            raise ValueError(f"lr={lr!r} was given; expected a positive number, such as lr=1e-3.")
         self.lr, self.steps = lr, 0
         self._rule, self._seed = RULES[rule], seed
+        self._torn = self._released = False
         banks = {name: bank for name, bank in memories(model).banks().items() if _trainable(bank)}
         for name, bank in banks.items():
             _require_free(name, bank)
-        self._held = {name: self._take(bank) for name, bank in banks.items()}
+        # All state is made before the first bank is touched: where there is no room for it, nothing has changed.
+        shapes = self._rule.state.items()
+        state = {
+            name: {entry: bank.beside(entry, shape(bank.row_shape)) for entry, shape in shapes}
+            for name, bank in banks.items()
+        }
+        self._held = {name: self._take(bank, state[name]) for name, bank in banks.items()}
 
     def __len__(self) -> int:
         """How many banks it trains."""
         return len(self._held)
 
     def grad_norms(self) -> list[Tensor]:
-        """Norm of each bank's gradient, 0-d; call once backward is done."""
-        return [held.grads[1].norm() for held in self._merged() if held.grads is not None]
+        """Norm of each bank's gradient, 0-d, of those that were read; call once backward is done."""
+        merged = (_ledger(held.bank).merge() for held in self._held.values())
+        return [found[1].norm() for found in merged if found is not None]
 
     @torch.no_grad()
     def step(self, *, factor: float = 1.0, scale: float = 1.0) -> None:
@@ -131,27 +144,44 @@ class RowOptimizer:
         Args:
             factor: of a schedule, on the learning rate.
             scale: on the gradients, for clipping.
+
+        Raises:
+            FloatingPointError: a gradient is not finite; nothing was changed.
+            OSError: a file took no more rows; what was saved before stands, and this optimizer steps no more.
+            RuntimeError: it was released, or a step before was torn.
         """
-        for number, held in enumerate(self._merged()):
-            if held.grads is None:
-                continue
-            ids, grads = held.grads
-            grads = grads.view(len(ids), *held.bank.row_shape).mul_(scale)
-            if held.table.place != "device":
-                ids = ids.cpu()
-            state = {name: table.gather(ids).to(grads.device) for name, table in held.state.items()}
-            direction = self._rule.direction(grads, state, self.steps + 1)
-            rows = held.table.gather(ids).to(grads.device)
-            new = rows.float().sub_(direction, alpha=self.lr * held.lr * factor)
-            held.table.write(ids, new if rows.dtype == new.dtype else self._rounded(new, rows.dtype, number))
-            for name, table in held.state.items():
-                table.write(ids, state[name])
+        self._require_whole()
+        found = {name: _ledger(held.bank).merge() for name, held in self._held.items()}
+        for name, read in found.items():
+            if read is not None and not bool(torch.isfinite(read[1]).all()):
+                bad = int(read[0][~torch.isfinite(read[1]).flatten(1).all(1)][0])
+                raise FloatingPointError(
+                    f"the gradient of row {bad} of {name} is not finite; nothing was changed: leave this step out with "
+                    "zero_grad(), and lower the learning rate if it happens again."
+                )
+        self._torn = True
+        for number, (name, held) in enumerate(self._held.items()):
+            read = found[name]
+            if read is not None:
+                self._step_one(held, number, *read, rate=self.lr * held.lr * factor, scale=scale)
+        self._torn = False
         self.steps += 1
+
+    def _step_one(self, held: _Held, number: int, ids: Tensor, grads: Tensor, *, rate: float, scale: float) -> None:
+        grads = grads.view(len(ids), *held.bank.row_shape).mul(scale)
+        if held.table.place != "device":
+            ids = ids.cpu()
+        state = {name: table.gather(ids).to(grads.device) for name, table in held.state.items()}
+        direction = self._rule.direction(grads, state, self.steps + 1)
+        rows = held.table.gather(ids).to(grads.device)
+        new = rows.float().sub_(direction, alpha=rate)
+        held.table.write(ids, new if rows.dtype == new.dtype else self._rounded(new, rows.dtype, number))
+        for name, table in held.state.items():
+            table.write(ids, state[name])
 
     def zero_grad(self) -> None:
         """Forget what was read."""
         for held in self._held.values():
-            held.grads = None
             _ledger(held.bank).clear()
 
     def state_dict(self) -> dict[str, Rows]:
@@ -172,8 +202,8 @@ class RowOptimizer:
         mine = self.state_dict()
         for key in sorted(mine.keys() ^ state.keys()):
             raise ValueError(
-                f"the state of the row optimizer {'has' if key in state else 'lacks'} {key!r}, which the one that is "
-                f"loaded {'lacks' if key in state else 'has'}; load what was saved with the same memory and rule."
+                f"the given state {'lacks' if key in mine else 'has'} {key!r}, which this row optimizer "
+                f"{'needs' if key in mine else 'does not know'}; load what was saved with the same memory and rule."
             )
         for key, given in state.items():
             if tuple(given.shape) != tuple(mine[key].shape):
@@ -186,12 +216,13 @@ class RowOptimizer:
         self.steps = int(steps)
 
     def release(self) -> None:
-        """Give the banks back: one on the device is a trainable parameter again."""
+        """Give the banks back: one on the device is a trainable parameter again. Its own state goes."""
         for held in self._held.values():
-            held.bank.ledger = None
-            if held.bank.weight is not None:
-                held.bank.weight.requires_grad_(True)
+            held.bank.lend(None)
+            for table in held.state.values():
+                table.discard()
         self._held.clear()
+        self._released = True
 
     def __enter__(self) -> Self:
         return self
@@ -201,19 +232,18 @@ class RowOptimizer:
     ) -> None:
         self.release()
 
-    def _take(self, bank: Bank) -> _Held:
-        bank.ledger = Ledger()
-        if bank.weight is not None:
-            # Other optimizers, and what counts trainable parameters, now leave it alone.
-            bank.weight.requires_grad_(False)
-        state = {name: bank.beside(name, shape(bank.row_shape)) for name, shape in self._rule.state.items()}
+    def _take(self, bank: Bank, state: dict[str, Store]) -> _Held:
+        bank.lend(Ledger(), beside=list(state.values()))
         return _Held(bank, bank.table(), state, roles.LR_RATIO[Role.BANK] * bank.lr_scale)
 
-    def _merged(self) -> list[_Held]:
-        for held in self._held.values():
-            if held.grads is None:
-                held.grads = _ledger(held.bank).merge()
-        return list(self._held.values())
+    def _require_whole(self) -> None:
+        if self._released:
+            raise RuntimeError("this row optimizer was released; make a new one to train the banks.")
+        if self._torn:
+            raise RuntimeError(
+                "a step of this row optimizer was torn while rows were written, so some are of the next step and some "
+                "are not; go on from what was saved last."
+            )
 
     def _rounded(self, values: Tensor, dtype: torch.dtype, number: int) -> Tensor:
         if dtype != torch.bfloat16:
@@ -245,11 +275,8 @@ def _trainable(bank: Bank) -> bool:
 def _require_free(name: str, bank: Bank) -> None:
     if bank.ledger is not None:
         raise ValueError(f"another row optimizer trains {name}; call its release() first.")
-    if not getattr(bank.store, "writable", True):
-        raise ValueError(
-            f"{name} is read in place from {getattr(bank.store, 'path', 'its file')} and cannot be trained; load it "
-            "with bank_folder=FOLDER to train a copy of it there, or with bank='ram'."
-        )
+    if bank.store is not None and bank.store.refusal:
+        raise ValueError(f"{name} cannot be trained: {bank.store.refusal}")
 
 
 def _ledger(bank: Bank) -> Ledger:

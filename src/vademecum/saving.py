@@ -14,7 +14,7 @@ from vademecum import files, hosts, kinds
 from vademecum.attached import ROOT, Memories
 from vademecum.memory import placing
 from vademecum.memory.bank import Bank
-from vademecum.state import Rows, load_memory_state_dict, memory_state_dict
+from vademecum.state import Rows, load_memory_state_dict, memory_state_dict, require_memory_fit
 from vademecum.stores import coded, tables
 from vademecum.stores.base import Store
 from vademecum.stores.coded import Coded
@@ -102,6 +102,11 @@ def load(
             f"load it with the version of vademecum that wrote it."
         )
     placement = Placement.of(bank, bank_folder, bank_cap)
+    if placement.folder is not None and source.resolve() in (
+        placement.folder.resolve(),
+        *placement.folder.resolve().parents,
+    ):
+        raise ValueError(f"bank_folder={str(bank_folder)!r} lies in {source}, which must stay as it is; give another.")
     _require_same_host(model, about["host"], source, host)
     wanted = [kinds.from_dict(kind) for kind in about["kinds"]]
     fresh = getattr(model, ROOT, None) is None
@@ -163,6 +168,9 @@ def take(model: nn.Module, tensors: Mapping[str, Rows], placement: Placement, *,
     """
     root = memories(model)
     banks = root.banks()
+    for name, bank in banks.items():
+        # As it was saved, in every place: the same model, not one that was rounded on the way.
+        bank.dtype = tensors[name].dtype if name in tensors else bank.dtype
     read_in_place = placement.folder is None and placing.decide(banks, placement) == "disk"
     stay: dict[str, Rows] = {}
     for name, bank in banks.items():
@@ -194,16 +202,22 @@ def _require_rows(name: str, bank: Bank, saved: Store) -> None:
 def _grown(tensors: dict[str, Rows], model: nn.Module, rows: int) -> dict[str, Rows]:
     """``tensors`` with the rows that a vocabulary of more than ``rows`` ids needs, as a fresh memory has them."""
     have = memory_state_dict(model)
-    for name, given in tensors.items():
-        wanted = have.get(name)
-        if wanted is None or not isinstance(given, Store) or given.row_shape != tuple(wanted.shape[1:]):
-            continue
-        if given.rows == rows < wanted.shape[0]:
-            table = Ram(wanted) if isinstance(wanted, Tensor) else wanted
-            for piece, chunk in zip(given.slices(), given.chunks(), strict=True):
-                table.write(torch.arange(piece.start, piece.stop), chunk)
-            tensors[name] = wanted
-    return tensors
+    growing = {
+        name: have[name]
+        for name, given in tensors.items()
+        if isinstance(given, Store)
+        and name in have
+        and given.row_shape == tuple(have[name].shape[1:])
+        and given.rows == rows < have[name].shape[0]
+    }
+    grown = tensors | growing
+    require_memory_fit(model, grown)
+    for name, wanted in growing.items():
+        given, table = tensors[name], Ram(wanted) if isinstance(wanted, Tensor) else wanted
+        assert isinstance(given, Store)
+        for piece, chunk in zip(given.slices(), given.chunks(), strict=True):
+            table.write(torch.arange(piece.start, piece.stop), chunk)
+    return grown
 
 
 def _require_same_host(model: nn.Module, saved: dict[str, Any], source: Path, family: hosts.Family | None) -> None:

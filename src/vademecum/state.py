@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from vademecum import files
 from vademecum.stores.base import Store
 from vademecum.stores.ram import Ram
 from vademecum.surgery import memories
@@ -55,13 +56,17 @@ def load_memory_state_dict(model: nn.Module, state: Mapping[str, Rows]) -> None:
     _copy_strictly(memory_state_dict(model), state, "the attached memory")
 
 
+def require_memory_fit(model: nn.Module, state: Mapping[str, Rows]) -> None:
+    """Raise what :func:`load_memory_state_dict` would raise, and copy nothing."""
+    _require_fit(memory_state_dict(model), state, "the attached memory")
+
+
 def load_host_state_dict(model: nn.Module, state: Mapping[str, Rows]) -> None:
     """Copy ``state`` into the host of an attached model; strict like :func:`load_memory_state_dict`."""
     _copy_strictly(host_state_dict(model), state, "the host")
 
 
-@torch.no_grad()
-def _copy_strictly(target: Mapping[str, Rows], source: Mapping[str, Rows], whose: str) -> None:
+def _require_fit(target: Mapping[str, Rows], source: Mapping[str, Rows], whose: str) -> None:
     missing, unexpected = sorted(target.keys() - source.keys()), sorted(source.keys() - target.keys())
     misshaped = [
         f"{name} is {tuple(source[name].shape)}, expected {tuple(target[name].shape)}"
@@ -78,10 +83,21 @@ def _copy_strictly(target: Mapping[str, Rows], source: Mapping[str, Rows], whose
             f"the tensors do not fit {whose} ({'; '.join(faults)}); load what was saved from the same host and kinds."
         )
     for name, tensor in target.items():
-        _copy(tensor, source[name])
+        if isinstance(tensor, Store) and tensor is not source[name] and tensor.refusal:
+            raise ValueError(
+                f"{name} of {whose} cannot be overwritten: it is read in place from a file, or compressed; call "
+                "vm.detach(model) first and load onto the bare host."
+            )
 
 
-def _copy(target: Rows, source: Rows) -> None:
+@torch.no_grad()
+def _copy_strictly(target: Mapping[str, Rows], source: Mapping[str, Rows], whose: str) -> None:
+    _require_fit(target, source, whose)
+    for name, tensor in target.items():
+        _copy(tensor, source[name], name)
+
+
+def _copy(target: Rows, source: Rows, name: str) -> None:
     if target is source:
         return
     if isinstance(target, Tensor) and isinstance(source, Tensor):
@@ -89,4 +105,14 @@ def _copy(target: Rows, source: Rows) -> None:
         return
     # In pieces: at least one of them is larger than memory, or may be.
     table = Ram(target) if isinstance(target, Tensor) else target
-    table.fill((Ram(source) if isinstance(source, Tensor) else source).chunks())
+    table.fill(_finite((Ram(source) if isinstance(source, Tensor) else source).chunks(), name))
+
+
+def _finite(chunks: Iterator[Tensor], name: str) -> Iterator[Tensor]:
+    start = 0
+    for chunk in chunks:
+        if chunk.is_floating_point() and not bool(torch.isfinite(chunk).all()):
+            bad = start + int((~torch.isfinite(chunk).flatten(1).all(1)).nonzero()[0])
+            raise files.Damaged(f"row {bad} of {name} is not finite; take an earlier save.")
+        start += len(chunk)
+        yield chunk

@@ -26,6 +26,9 @@ from vademecum.stores.placement import Placement
 
 Model = TypeVar("Model", bound=nn.Module)
 
+#: What rows of a bank may be kept in.
+BANK_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 def memories(model: nn.Module) -> Memories:
     """What is attached to ``model``; its ``repr`` is a table of kinds with parameters, bytes and FLOPs per token.
@@ -77,6 +80,11 @@ def attach(
         OSError: there is no room for the bank; the model is then unchanged.
     """
     placement = Placement.of(bank, bank_folder, bank_cap)
+    if bank_dtype not in (None, *BANK_DTYPES):
+        raise ValueError(
+            f"bank_dtype={bank_dtype!r} was given; expected one of {', '.join(map(str, BANK_DTYPES))}, or None for the "
+            "host's; fewer bits are for afterwards (vademecum convert)."
+        )
     root = assemble(model, kinds, host, bank_dtype)
     try:
         root.scratch = placing.place(root.banks(), placement)
@@ -198,12 +206,24 @@ def prefetch(model: nn.Module, ids: Tensor) -> None:
     """Say that a forward on ``ids`` comes soon: banks on disk begin to read its rows in the background.
 
     Changes no result. Of use between requests and between batches; a forward that starts at once gains nothing.
+
+    Raises:
+        ValueError: nothing is attached, no tensor of ids, or an id that a bank does not have.
     """
-    stores = [bank.store for bank in memories(model).banks().values() if bank.store is not None]
-    if stores:
-        wanted = torch.unique(ids.cpu())
-        for store in stores:
-            store.prefetch(wanted)
+    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
+        raise ValueError(f"prefetch was given {type(ids).__name__}; expected a tensor of token ids.")
+    banks = [bank for bank in memories(model).banks().values() if bank.store is not None]
+    if not banks or not ids.numel():
+        return
+    wanted = torch.unique(ids.cpu().long())
+    for bank in banks:
+        if wanted[0] < 0 or wanted[-1] >= bank.rows:
+            raise ValueError(
+                f"prefetch was given ids {int(wanted[0])} to {int(wanted[-1])}, but the bank has rows 0 to "
+                f"{bank.rows - 1}."
+            )
+        assert bank.store is not None
+        bank.store.prefetch(wanted)
 
 
 @contextmanager

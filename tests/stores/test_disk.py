@@ -111,11 +111,13 @@ def test_a_table_opened_for_reading_says_how_to_train_it(path: Path) -> None:
 
 
 def test_a_file_cut_short_is_damaged_when_opened_and_when_read(path: Path, table: torch.Tensor) -> None:
-    disk = Disk(path, "table")
+    reader, writer = Disk(path, "table"), Disk(path, "table", writable=True)
     whole = path.read_bytes()
     os.truncate(path, len(whole) - 4000)
     with pytest.raises(files.Damaged, match="ended at byte"):
-        disk.gather(some([ROWS - 1]))
+        writer.gather(some([ROWS - 1]))
+    with pytest.raises(files.Damaged, match="was changed while rows were read"):
+        reader.gather(some([0]))
     with pytest.raises(files.Damaged, match="header lists"):
         Disk(path, "table")
 
@@ -149,6 +151,62 @@ def test_a_new_file_takes_the_place_of_an_old_one_and_is_zeros(tmp_path: Path) -
     path = tmp_path / "deep" / "w.safetensors"
     for _ in range(2):
         disk = Disk.create(path, "w", 5, (2,), torch.bfloat16)
+        with pytest.raises(ValueError, match=r"is being trained in .* already"):
+            Disk.create(path, "w", 5, (2,), torch.bfloat16)
         assert not disk.gather(some([0, 4])).any()
         disk.write(some([4]), torch.ones(1, 2))
+        disk.close()
     assert load_file(path)["w"].sum() == 2
+
+
+def test_a_file_that_is_written_into_under_its_reader_is_noticed(path: Path) -> None:
+    disk = Disk(path, "table")
+    disk.gather(some([0]))
+    with open(path, "r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"\0\0\0\0")
+    os.utime(path, (1, 1))
+    with pytest.raises(files.Damaged, match="was changed while rows were read"):
+        disk.gather(some([0]))
+
+
+def test_a_copy_reads_the_file_that_was_opened_whatever_lies_under_its_name_now(
+    path: Path, table: torch.Tensor
+) -> None:
+    import copy
+
+    disk = Disk(path, "table")
+    path.unlink()
+    save_file({"table": torch.zeros_like(table)}, path)
+    assert torch.equal(copy.deepcopy(disk).gather(some([7])), table[7:8])
+
+
+def test_a_row_that_is_not_finite_is_named_when_it_is_read(tmp_path: Path, table: torch.Tensor) -> None:
+    table[17, 1, 2] = float("nan")
+    save_file({"table": table}, tmp_path / "n.safetensors")
+    disk = Disk(tmp_path / "n.safetensors", "table")
+    disk.gather(some([16, 18]))
+    with pytest.raises(files.Damaged, match=r"row 17 of 'table' .* not finite"):
+        disk.gather(some([16, 17]))
+
+
+def test_a_disk_that_fills_names_its_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    disk = Disk(path, "table", writable=True)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        disk.write(some([3]), torch.ones(1, *SHAPE))
+    assert caught.value.filename == str(path)
+
+
+def test_a_table_in_a_file_cannot_be_pickled_and_says_what_to_do(path: Path) -> None:
+    import pickle
+
+    with pytest.raises(ValueError, match=r"vm\.save"):
+        pickle.dumps(Disk(path, "table"))
+
+
+def test_asking_for_nothing_gives_nothing(path: Path) -> None:
+    assert Disk(path, "table").gather(some([])).shape == (0, *SHAPE)

@@ -13,7 +13,17 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(
     ("text", "bytes_"),
-    [("4GB", 4 * 10**9), ("512 mb", 512 * 10**6), ("1.5g", 1_500_000_000), ("1000", 1000), (77, 77), ("3KB", 3000)],
+    [
+        ("4GB", 4 * 10**9),
+        ("512 mb", 512 * 10**6),
+        ("1.5g", 1_500_000_000),
+        ("1000", 1000),
+        (77, 77),
+        ("3KB", 3000),
+        ("1 GiB", 2**30),
+        ("2k", 2000),
+        (1e9, 10**9),
+    ],
 )
 def test_sizes_are_read_as_people_write_them(text: str | int, bytes_: int) -> None:
     assert parse_size(text) == bytes_

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,7 @@ class Bank(Shared):
         self.register_parameter("weight", None)
         self.store: Store | None = None
         self.ledger: Ledger | None = None
+        self._cap = 0  # what the store may keep when its rows are not lent
 
     @property
     def row_shape(self) -> tuple[int, int]:
@@ -86,6 +88,8 @@ class Bank(Shared):
         """Bytes of all rows where they live."""
         if self.store is not None:
             return self.store.nbytes
+        if self.weight is not None:
+            return self.weight.nbytes
         return self.rows * self.slots * self.heads * self.dim * self.dtype.itemsize
 
     def place(self, where: str, file: Path, cap: int) -> None:
@@ -102,9 +106,40 @@ class Bank(Shared):
             self.store = Ram(self._pinned(torch.zeros(self.rows, *self.row_shape, dtype=self.dtype)))
         else:
             self.store = Disk.create(file, TENSOR, self.rows, self.row_shape, self.dtype, cap=cap)
-        if self.std:
-            table = self.table()
-            table.fill(self._start(table))
+        try:
+            if self.std:
+                table = self.table()
+                table.fill(self._start(table))
+        except BaseException:
+            self.table().discard()
+            raise
+
+    def lend(self, ledger: Ledger | None, beside: Sequence[Store] = ()) -> None:
+        """Hand the rows to a row optimizer, or take them back (None).
+
+        Args:
+            ledger: where gradients of rows go from now on.
+            beside: the optimizer's own tables; on disk they share with the bank the memory that it may take.
+        """
+        if self.weight is not None and (ledger is None) != (self.ledger is None):
+            # While it is lent, other optimizers and what counts trainable parameters leave it alone.
+            self.weight.requires_grad_(ledger is None)
+        if isinstance(self.store, Disk):
+            self._cap = self._cap or self.store.cap
+            shared = [self.store, *(table for table in beside if isinstance(table, Disk))]
+            total = sum(table.row_bytes for table in shared)
+            for table in shared:
+                table.recap(self._cap * table.row_bytes // max(1, total))
+        self.ledger = ledger
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Bank:
+        """A copy is lent to nobody: on the device its rows are a trainable parameter."""
+        twin = Bank.__new__(Bank)
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        if self.ledger is not None and twin.weight is not None:
+            twin.weight.requires_grad_(True)
+        return twin
 
     def put(self, store: Store) -> None:
         """Take the rows from ``store``, which has them already."""
@@ -167,16 +202,19 @@ class Bank(Shared):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _stored(self, lookup: Lookup) -> Tensor:
         assert self.store is not None
+        self.store.require_room(len(lookup.unique))
         return self.store.gather(lookup.unique.cpu()).to(lookup.unique.device, self.dtype, non_blocking=True)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _coded(self, store: Coded, lookup: Lookup) -> CodedRows:
+        store.stored.require_room(len(lookup.unique))
         return CodedRows(store.codes(lookup.unique.cpu()).to(lookup.unique.device), store.form, self.dim)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _lent(self, lookup: Lookup) -> Tensor:
         assert self.ledger is not None
         table = self.table()
+        table.require_room(len(lookup.unique))
         ids = lookup.unique if table.place == "device" else lookup.unique.cpu()
         return self.ledger.lend(lookup.unique, table.gather(ids).to(lookup.unique.device))
 

@@ -16,6 +16,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._entries: list[tuple[Tensor, Tensor]] = []
+        self._mean: tuple[tuple[Tensor, Tensor] | None] | None = None
 
     def lend(self, ids: Tensor, rows: Tensor) -> Tensor:
         """``rows`` ``[U, ...]`` of ``ids`` ``[U]`` as a leaf, in fp32 so that small gradients of many layers add up."""
@@ -24,6 +25,7 @@ class Ledger:
         def enter(done: Tensor) -> None:
             if done.grad is not None:
                 self._entries.append((ids, done.grad))
+                self._mean = None
                 done.grad = None
 
         leaf.register_post_accumulate_grad_hook(enter)  # type: ignore[no-untyped-call]
@@ -32,25 +34,38 @@ class Ledger:
     def merge(self) -> tuple[Tensor, Tensor] | None:
         """``(ids, gradients)`` ``[U]`` and ``[U, ...]`` of all rows read, distinct and ascending; None for none.
 
-        Several processes get the mean of theirs, the same in each.
+        Several processes get the mean of theirs, the same in each. The gradients stay until they are cleared, and are
+        not to be changed.
         """
         if len(self._entries) > 1:
             self._entries = [_summed(self._entries)]
-        merged = self._entries[0] if self._entries else None
+        mine = self._entries[0] if self._entries else None
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return merged
-        gathered: list[tuple[Tensor, Tensor] | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, None if merged is None else tuple(one.cpu() for one in merged))
-        entries = [entry for entry in gathered if entry is not None]
-        if not entries:
-            return None
-        ids, grads = _summed(entries)
-        device = None if merged is None else merged[1].device
-        return ids.to(device), grads.div_(len(gathered)).to(device)
+            return mine
+        if self._mean is None:
+            self._mean = _mean(mine)
+        return self._mean[0]
 
     def clear(self) -> None:
         """Forget the gradients."""
         self._entries.clear()
+        self._mean = None
+
+    def __deepcopy__(self, memo: object) -> None:
+        """A copy of a bank belongs to no optimizer."""
+        return
+
+
+def _mean(mine: tuple[Tensor, Tensor] | None) -> tuple[tuple[Tensor, Tensor] | None]:
+    """The mean over processes of what each has, in a tuple; collective."""
+    gathered: list[tuple[Tensor, Tensor] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, None if mine is None else tuple(one.cpu() for one in mine))
+    entries = [entry for entry in gathered if entry is not None]
+    if not entries:
+        return (None,)
+    ids, grads = _summed(entries)
+    device = None if mine is None else mine[1].device
+    return ((ids.to(device), grads.div_(len(gathered)).to(device)),)
 
 
 def _summed(entries: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -21,12 +21,14 @@ class Store(ABC):
         row_shape: shape of one row, such as ``(slots, width)``.
         dtype: of the values that :meth:`gather` gives.
         place: where they live, in a word: ``"ram"``, ``"disk"``.
+        refusal: why :meth:`write` refuses, and what to do; empty where it does not.
     """
 
     rows: int
     row_shape: tuple[int, ...]
     dtype: torch.dtype
     place: str
+    refusal: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,6 +62,10 @@ class Store(ABC):
             ValueError: it can only be read.
         """
 
+    def require_room(self, count: int) -> None:
+        """Raise ValueError where ``count`` rows are more than may be in memory at once."""
+        return
+
     def prefetch(self, ids: Tensor) -> None:
         """Say that ``ids`` will be asked for soon; may read them in the background, changes no result."""
         return
@@ -87,3 +93,7 @@ class Store(ABC):
     def close(self) -> None:
         """Let go of files and threads."""
         return
+
+    def discard(self) -> None:
+        """Let go of them, and of the rows."""
+        self.close()

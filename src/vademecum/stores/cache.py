@@ -51,7 +51,7 @@ class RowCache:
                 slots.append(slot)
         self.hits += len(here)
         self.misses += len(missing)
-        if not missing:
+        if not missing and here:
             torch.index_select(self._rows, 0, torch.tensor(slots), out=out)
         elif here:
             out[torch.tensor(here)] = self._rows[torch.tensor(slots)]

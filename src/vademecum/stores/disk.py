@@ -19,6 +19,10 @@ from vademecum.stores import tables
 from vademecum.stores.base import Store
 from vademecum.stores.cache import RowCache
 
+_REFUSAL = (
+    "it is read in place from {path} and stays as it is; load it with bank_folder=FOLDER to train a copy of it there, "
+    "or with bank='ram'."
+)
 #: Moves bytes between memory and the file at an offset.
 Move = Callable[[memoryview, int], None]
 
@@ -68,36 +72,71 @@ class Disk(Store):
         entry = tables.find(path, name)
         self.path, self.name, self.writable = Path(path), name, writable
         self.rows, self.row_shape, self.dtype = entry.shape[0], entry.shape[1:], entry.dtype
-        self.cap = cap
-        self.cache = RowCache(cap, self.rows, self.row_shape, self.dtype)
-        self.bytes_read = self.bytes_written = 0
-        self._offset = entry.offset
-        self._file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        self.cap, self._offset = cap, entry.offset
+        self.refusal = "" if writable else _REFUSAL.format(path=path)
+        self._begin(os.open(path, os.O_RDWR if writable else os.O_RDONLY))
+
+    def _begin(self, file: int) -> None:
+        self._file = file
+        self._closed = weakref.finalize(self, os.close, file)
+        self._seen = _state_of(file)
         if hasattr(os, "posix_fadvise"):
             # Neighbours of a row are no likelier to be asked for next: reading ahead would only fill memory.
-            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+        self.bytes_read = self.bytes_written = 0
+        self.cache = RowCache(self.cap, self.rows, self.row_shape, self.dtype)
         self._lock = threading.Lock()
         self._readers: ThreadPoolExecutor | None = None
         self._ahead: ThreadPoolExecutor | None = None
         self._running: Future[None] | None = None
         self._written: set[int] = set()
-        self._closed = weakref.finalize(self, os.close, self._file)
 
     @classmethod
     def create(
         cls, path: Path, name: str, rows: int, row_shape: tuple[int, ...], dtype: torch.dtype, *, cap: int = CAP
     ) -> Disk:
-        """Make a file with a writable table of zeros, replacing the file that may be there."""
+        """Make a file with a writable table of zeros, replacing the file that may be there.
+
+        Raises:
+            ValueError: another table is being written in that file.
+            OSError: there is no room; nothing is left behind.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        tables.create(path, name, dtype, (rows, *row_shape))
-        return cls(path, name, cap=cap, writable=True)
+        if path.exists():
+            # Held by whoever writes it, until that store is gone.
+            with open(path, "rb") as old:
+                _lock(old.fileno(), path)
+            path.unlink()
+        try:
+            tables.create(path, name, dtype, (rows, *row_shape))
+            made = cls(path, name, cap=cap, writable=True)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        _lock(made._file, path)
+        return made
+
+    def recap(self, cap: int) -> None:
+        """From now on keep at most ``cap`` bytes of rows in memory; those that are kept now go."""
+        with self._lock:
+            self.cap = cap
+            self.cache = RowCache(cap, self.rows, self.row_shape, self.dtype)
 
     @property
     def resident_bytes(self) -> int:
         return self.cache.nbytes
 
+    def require_room(self, count: int) -> None:
+        needed = count * self.row_bytes
+        if needed > self.cap:
+            raise ValueError(
+                f"a forward needs {count:,} rows of {self.path} at once, {needed:,} bytes, where {self.cap:,} may be in "
+                f"memory; give a bank_cap that is {needed / max(1, self.cap):.3g} times as large, or smaller batches."
+            )
+
     def gather(self, ids: Tensor) -> Tensor:
+        if not self.writable and _state_of(self._file) != self._seen:
+            raise files.Damaged(f"{self.path} was changed while rows were read from it; load the memory again.")
         out = torch.empty(len(ids), *self.row_shape, dtype=self.dtype)
         wanted = ids.tolist()
         with self._lock:
@@ -106,6 +145,11 @@ class Disk(Store):
             rows = [wanted[position] for position in missing]
             read = out if len(rows) == len(wanted) else torch.empty(len(rows), *self.row_shape, dtype=self.dtype)
             self._read(rows, read)
+            if read.is_floating_point() and not bool(torch.isfinite(read).all()):
+                bad = rows[int((~torch.isfinite(read).flatten(1).all(1)).nonzero()[0])]
+                raise files.Damaged(
+                    f"row {bad} of {self.name!r} in {self.path} is not finite; go on from an earlier save."
+                )
             if read is not out:
                 out[torch.tensor(missing)] = read
             with self._lock:
@@ -113,11 +157,8 @@ class Disk(Store):
         return out
 
     def write(self, ids: Tensor, values: Tensor) -> None:
-        if not self.writable:
-            raise ValueError(
-                f"{self.path} was opened for reading only, so its rows cannot be trained; load it with "
-                f"bank_folder=FOLDER to train a copy of it there, or with bank='ram'."
-            )
+        if self.refusal:
+            raise ValueError(self.refusal)
         rows, values = ids.tolist(), values.to("cpu", self.dtype).contiguous()
         # The file first: what a prefetch reads from now on is new, and what it read before is marked as old.
         self._write(rows, values)
@@ -152,13 +193,25 @@ class Disk(Store):
                 pool.shutdown()
         self._closed()
 
+    def discard(self) -> None:
+        self.close()
+        if self.writable:
+            self.path.unlink(missing_ok=True)
+
     def __deepcopy__(self, memo: object) -> Disk:
         if self.writable:
             raise ValueError(
                 f"a model whose bank is trained in {self.path} cannot be copied: two would write one file; save it "
                 "with vm.save and load the copy from there."
             )
-        return Disk(self.path, self.name, cap=self.cap)
+        twin = object.__new__(Disk)
+        twin.__dict__.update(self.__dict__)
+        # The same open file, whatever lies under its name by now.
+        twin._begin(os.dup(self._file))
+        return twin
+
+    def __reduce__(self) -> Any:
+        raise ValueError(f"a bank that lies in {self.path} cannot be pickled; save the memory with vm.save.")
 
     def _fetch(self, rows: Sequence[int]) -> None:
         read = torch.empty(len(rows), *self.row_shape, dtype=self.dtype)
@@ -211,8 +264,35 @@ class Disk(Store):
 
     def _pwrite(self, view: memoryview, offset: int) -> None:
         while view:
-            count = os.pwrite(self._file, view, offset)
+            try:
+                count = os.pwrite(self._file, view, offset)
+            except OSError as error:
+                raise OSError(error.errno, os.strerror(error.errno or 0), str(self.path)) from error
             view, offset = view[count:], offset + count
+
+
+def _state_of(file: int) -> tuple[int, int]:
+    """What changes when somebody writes into an open file: its length and the time."""
+    found = os.fstat(file)
+    return found.st_size, found.st_mtime_ns
+
+
+def _lock(file: int, path: Path) -> None:
+    """Take an open file for this store, where the system has such locks.
+
+    Raises:
+        ValueError: another has it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(
+            f"a bank is being trained in {path} already; give another bank_folder, or let go of the other model first."
+        ) from error
 
 
 def opened(path: Path, as_tables: Collection[str] = ()) -> dict[str, Tensor | Disk]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ PLACES = ("auto", "device", "ram", "disk")
 SHARE = 0.5
 #: A container's limit and use of memory, where there is one.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
-_UNITS: Mapping[str, int] = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS = ("", "k", "m", "g", "t")
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) *(?P<unit>[kmgt]?)(?P<binary>i?)b?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,12 @@ class Placement:
     def of(cls, place: str, folder: str | Path | None, cap: int | str | None) -> Placement:
         """From what a caller writes; ``cap`` may be ``"512MB"``, None is the default."""
         size = CAP if cap is None else parse_size(cap)
-        return cls(place=place, folder=None if folder is None else Path(folder), cap=size)
+        if folder is not None and (not isinstance(folder, str | Path) or not str(folder)):
+            raise ValueError(f"bank_folder={folder!r} was given; expected the path of a folder, such as 'runs/bank'.")
+        path = None if folder is None else Path(folder).expanduser()
+        if path is not None and path.exists() and not path.is_dir():
+            raise ValueError(f"bank_folder={str(folder)!r} is a file; give the path of a folder.")
+        return cls(place=place, folder=path, cap=size)
 
     def decide(self, nbytes: int, device: torch.device) -> str:
         """The place, ``"auto"`` resolved for a bank of ``nbytes`` beside a host on ``device``."""
@@ -56,20 +63,18 @@ class Placement:
         return "ram" if device.type != "cpu" and nbytes <= SHARE * free_bytes(torch.device("cpu")) else "disk"
 
 
-def parse_size(text: int | str) -> int:
-    """Bytes from a number or from ``"4GB"``, ``"512 MB"``; powers of ten.
+def parse_size(text: int | float | str) -> int:
+    """Bytes from a number, or from ``"4GB"``, ``"512 MB"`` (powers of ten) or ``"1GiB"`` (powers of two).
 
     Raises:
         ValueError: it is neither.
     """
-    if isinstance(text, int):
-        return text
-    plain = text.strip().lower().removesuffix("b").strip()
-    number, unit = (plain[:-1], plain[-1]) if plain and plain[-1] in _UNITS else (plain, "")
-    try:
-        return int(float(number) * _UNITS[unit])
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} was given for a size; expected bytes such as 1000000000 or 1GB.") from None
+    found = _SIZE.fullmatch(text.strip().lower()) if isinstance(text, str) else None
+    if found is not None:
+        return int(float(found["number"]) * (1024 if found["binary"] else 1000) ** _UNITS.index(found["unit"]))
+    if isinstance(text, int | float) and not isinstance(text, bool) and abs(text) < math.inf:
+        return int(text)
+    raise ValueError(f"{text!r} was given for a size; expected bytes such as 1000000000 or 1GB.")
 
 
 def free_bytes(device: torch.device) -> int:
