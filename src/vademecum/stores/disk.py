@@ -130,8 +130,8 @@ class Disk(Store):
         needed = count * self.row_bytes
         if needed > self.cap:
             raise ValueError(
-                f"a forward needs {count:,} rows of {self.path} at once, {needed:,} bytes, where {self.cap:,} may be in "
-                f"memory; give a bank_cap that is {needed / max(1, self.cap):.3g} times as large, or smaller batches."
+                f"a forward needs {count:,} rows of {self.path} at once, {needed:,} bytes, where {self.cap:,} may be "
+                f"in memory; give a bank_cap that is {needed / max(1, self.cap):.3g} times as large, or smaller batches."
             )
 
     def gather(self, ids: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Settings:
     plan: Plan
     pairs: tuple[Pair, ...]
     budgets: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
-    passages: int = 4
+    passages: int = 2
     warm: int = 64
 
     def __post_init__(self) -> None:
