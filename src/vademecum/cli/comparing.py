@@ -127,7 +127,7 @@ def study_locality(
         Path, typer.Option(help="Output folder; the same command goes on with a study that lies there.")
     ] = Path("runs/locality"),
     preset: Annotated[
-        str, typer.Option(help="small (three quarters of an hour), full (hours), or smoke (a minute or two).")
+        str, typer.Option(help="small (about an hour), full (hours), or smoke (a minute or two).")
     ] = "small",
     data: Annotated[str | None, typer.Option(help=DATA)] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds; one gives no interval, and so no claim.")] = None,

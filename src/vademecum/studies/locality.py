@@ -59,7 +59,7 @@ class Settings:
     pairs: tuple[Pair, ...]
     budgets: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
     passages: int = 2
-    warm: int = 64
+    warm: int = 32
 
     def __post_init__(self) -> None:
         wrong = [each for each in self.budgets if not (math.isfinite(each) and each > 0)]
