@@ -21,7 +21,7 @@ FLOORS = (
     {"memory"},
     {"experts", "recording"},
     {"kinds", "attached", "surgery", "naming"},
-    {"state", "roles", "rows", "saving", "sharding", "converting"},
+    {"state", "roles", "rows", "saving", "sharding", "about", "converting"},
     {"vademecum"},
     {"training", "analysis", "pages"},
     {"compare"},

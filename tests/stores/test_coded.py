@@ -137,3 +137,70 @@ def test_a_file_that_is_not_what_the_description_says_is_named(path: Path) -> No
             opened(path, said)
     with pytest.raises(ValueError, match="did you mean 'int8'"):
         opened(path, {"a.weight": about(format="int88")})
+
+
+@pytest.fixture
+def pruned(tmp_path: Path) -> Path:
+    """A bank of which only row 3 is kept, and one of which nothing is."""
+    form = FORMATS["int4"]
+    index = torch.full((ROWS,), PRUNED, dtype=torch.int32)
+    none = index.clone()
+    index[3] = 0
+    tensors = {
+        "a.weight.codes": ops.encode(table()[:1], form),
+        "a.weight.index": index,
+        "n.weight.codes": torch.empty(0, form.row_bytes(SLOTS, WIDTH), dtype=torch.uint8),
+        "n.weight.index": none,
+    }
+    save_file(tensors, tmp_path / "pruned.safetensors")
+    return tmp_path / "pruned.safetensors"
+
+
+@pytest.mark.parametrize("on_disk", [True, False], ids=["disk", "ram"])
+@pytest.mark.parametrize("ids", [[], [0], [1, 2, 39]], ids=["no ids", "one pruned id", "pruned ids"])
+def test_rows_that_are_all_pruned_read_as_zeros_and_no_ids_as_no_rows(
+    pruned: Path, on_disk: bool, ids: list[int]
+) -> None:
+    banks = opened(pruned, {"a.weight": about(), "n.weight": about()}, on_disk=on_disk)
+    for bank in banks.values():
+        wanted = torch.tensor(ids, dtype=torch.int64)
+        assert torch.equal(bank.gather(wanted), torch.zeros(len(ids), SLOTS, WIDTH))
+        assert bank.codes(wanted).shape == (len(ids), FORMATS["int4"].row_bytes(SLOTS, WIDTH))
+        bank.prefetch(wanted)
+        bank.close()
+
+
+@pytest.mark.parametrize("on_disk", [True, False], ids=["disk", "ram"])
+def test_a_bank_without_an_index_reads_no_ids_as_no_rows(path: Path, on_disk: bool) -> None:
+    bank = opened(path, {"b.weight": about(rows=8)}, on_disk=on_disk)["b.weight"]
+    none = torch.empty(0, dtype=torch.int64)
+    assert bank.gather(none).shape == (0, SLOTS, WIDTH)
+    bank.prefetch(none)
+    bank.close()
+
+
+@pytest.mark.parametrize("on_disk", [True, False], ids=["disk", "ram"])
+def test_a_bank_of_which_nothing_is_kept_streams_zeros(pruned: Path, on_disk: bool) -> None:
+    bank = opened(pruned, {"n.weight": about()}, on_disk=on_disk)["n.weight"]
+    assert torch.equal(torch.cat(list(bank.chunks())), torch.zeros(ROWS, SLOTS, WIDTH))
+
+
+def test_ids_in_any_order_and_shape_can_be_prefetched(path: Path) -> None:
+    banks = opened(path, {"a.weight": about(), "b.weight": about(rows=8)})
+    for bank in banks.values():
+        bank.prefetch(torch.tensor([[7, 0], [7, 3]]))
+        stored = bank.stored
+        assert isinstance(stored, Disk)
+        assert stored._running is not None
+        stored._running.result()
+        wanted = [7, 0, 3] if bank.index is None else [ROWS - 8, ROWS - 1, ROWS - 4]
+        assert stored.cache.missing(wanted) == []
+        bank.close()
+
+
+def test_the_refusal_to_be_written_can_be_asked_for_before(path: Path) -> None:
+    bank = coded("int4")
+    assert "train the bank that it was made from" in bank.refusal
+    with pytest.raises(ValueError) as raised:
+        bank.write(torch.tensor([0]), table()[:1])
+    assert str(raised.value) == bank.refusal

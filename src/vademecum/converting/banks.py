@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vademecum import files
+from vademecum.about import DESCRIPTION, TENSORS, About, Form
+from vademecum.converting import places
 from vademecum.converting.kept import Kept, Progress, kept, tell
 from vademecum.ops import codes as ops
 from vademecum.ops.codes import Format
-from vademecum.saving import FORMAT, TENSORS
 from vademecum.stores import tables
 from vademecum.stores.base import Store
 from vademecum.stores.coded import CODES, INDEX, opened
 from vademecum.stores.disk import Disk
-
-_DESCRIPTION = "memory.json"
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def convert(
 
     Args:
         folder: what :func:`vademecum.save` wrote, or this function.
-        out: a new folder, or one that was written here before.
+        out: a new or empty folder, or one of a memory, which is replaced.
         bank: ``"int8"``, ``"int4"``, ``"int3"``, ``"int2"``, ``"bf16"`` or ``"fp32"``. A compressed bank can be
             written as bf16 or fp32 again, but not compressed a second time.
         fold: store rows of equal bytes once. Changes nothing that is read.
@@ -85,25 +82,29 @@ def convert(
         FileNotFoundError: there is no such folder.
         files.Damaged: a file is missing, truncated or changed.
         ValueError: the folder holds no memory or no bank, an unknown format, a compressed bank that would be compressed
-            again, ids that the bank does not have, or a row that is NaN or infinite.
-        FileExistsError: ``out`` holds files that were not written here.
+            again, ids that the bank does not have, a row that is NaN or infinite, or an ``out`` that is ``folder``,
+            holds it, or lies in it or in another folder that was written whole.
+        FileExistsError: ``out`` holds something that is not a memory.
     """
     form, source, target = ops.find(bank), Path(folder), Path(out)
     if keep is not None and not prune:
         raise ValueError("ids of rows to keep were given without prune; ask for both, or for neither.")
-    if target.resolve() == source.resolve():
-        raise ValueError(f"{target} would be replaced by what is made from it; give another folder for the result.")
-    about = _described(source)
+    places.require_apart(source, target)
+    places.require_replaceable(target)
+    about = places.source(source)
     banks = _banks(source, about, form)
     done: list[Converted] = []
 
     def fill(aside: Path) -> None:
+        # Once more: a folder whose replacement was cut short has been put back by now.
+        places.require_replaceable(target)
         tensors: dict[str, Tensor | Store] = {
             name: Disk(source / TENSORS, name, cap=0) if entry.shape else _scalar(source, name)
             for name, entry in tables.entries(source / TENSORS).items()
             if not name.startswith(tuple(banks))
         }
-        described, written = {}, []
+        described: dict[str, Form] = {}
+        written = []
         for name, table in banks.items():
             found = kept(name, table, fold, prune, keep, progress)
             plain = form.dtype is not None and not fold and not prune
@@ -116,10 +117,9 @@ def convert(
             if found.index is not None:
                 tensors[name + INDEX] = torch.from_numpy(found.index)
             slots, width = table.row_shape
-            described[name] = {"format": form.name, "slots": slots, "width": width, "rows": table.rows}
+            described[name] = Form(form.name, slots, width, table.rows)
         tables.write(aside / TENSORS, tensors)
-        text = {**about, "banks": described} if described else {k: v for k, v in about.items() if k != "banks"}
-        (aside / _DESCRIPTION).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+        (aside / DESCRIPTION).write_text(replace(about, banks=described).to_json(), encoding="utf-8")
         done.extend(each.report() for each in written)
 
     try:
@@ -130,45 +130,24 @@ def convert(
     return done
 
 
-def _described(source: Path) -> dict[str, Any]:
-    """``memory.json`` of a folder that is whole."""
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source} is no folder; give one that vm.save wrote.")
-    files.verify_folder(source)
-    try:
-        about: dict[str, Any] = json.loads((source / _DESCRIPTION).read_text(encoding="utf-8"))
-        (source / TENSORS).stat()
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{source} holds no {Path(str(error.filename)).name}; give a folder that vm.save wrote."
-        ) from None
-    if about.get("format") != FORMAT:
-        raise ValueError(
-            f"{source} has memory format {about.get('format')!r}, this version reads {FORMAT}; convert it with the "
-            "version of vademecum that wrote it."
-        )
-    return about
-
-
-def _banks(source: Path, about: Mapping[str, Any], form: Format) -> dict[str, Store]:
+def _banks(source: Path, about: About, form: Format) -> dict[str, Store]:
     """The banks by name, compressed or not."""
-    coded = about.get("banks", {})
-    again = [name for name, each in coded.items() if ops.find(str(each["format"])).bits]
+    again = [name for name, each in about.banks.items() if ops.find(each.format).bits]
     if again and form.bits:
         raise ValueError(
-            f"{again[0]} in {source} is in {coded[again[0]]['format']} already, and compressing it again would add "
+            f"{again[0]} in {source} is in {about.banks[again[0]].format} already, and compressing it again would add "
             f"the errors of both; convert the folder that it was made from to {form.name}, or this one to bf16 or fp32."
         )
-    vocabulary = about["host"]["vocabulary"]
     # A bank has a row of slots for every id of the vocabulary; nothing else in a memory is of that shape.
     plain = [
         name
         for name, entry in tables.entries(source / TENSORS).items()
-        if name.endswith(".weight") and len(entry.shape) == 3 and entry.shape[0] == vocabulary
+        if name.endswith(".weight") and len(entry.shape) == 3 and entry.shape[0] == about.vocabulary
     ]
-    if not coded and not plain:
-        kinds = ", ".join(str(kind["kind"]) for kind in about["kinds"])
+    if not about.banks and not plain:
+        kinds = ", ".join(str(kind["kind"]) for kind in about.kinds)
         raise ValueError(f"the memory in {source} ({kinds}) has no bank; give one with a table, such as move or lave.")
+    coded = {name: each.to_dict() for name, each in about.banks.items()}
     return {
         **{name: Disk(source / TENSORS, name, cap=0) for name in plain},
         **opened(source / TENSORS, coded, cap=0),

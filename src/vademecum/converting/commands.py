@@ -7,11 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-from torch import Tensor
-
+from vademecum.about import TENSORS
 from vademecum.converting.banks import Converted, convert
-from vademecum.saving import TENSORS
+from vademecum.converting.ids import ids_of_text, read_ids
+from vademecum.converting.kept import NoSuchRow
 from vademecum.stores.placement import size
 
 
@@ -31,7 +30,7 @@ def run(
 
     Raises:
         ValueError: ``keep_ids`` and ``read_by`` were both given, or one of ``read_by`` and ``tokenizer`` alone; and
-            what ``convert`` raises.
+            what ``convert``, ``read_ids`` and ``ids_of_text`` raise.
     """
     if (read_by is None) != (tokenizer is None):
         raise ValueError(
@@ -43,44 +42,15 @@ def run(
     if read_by is not None and tokenizer is not None:
         keep = ids_of_text(read_by, tokenizer)
     with _Bar() as bar:
-        done = convert(folder, out, bank=bank, fold=fold, prune=prune, keep=keep, progress=bar)
+        try:
+            done = convert(folder, out, bank=bank, fold=fold, prune=prune, keep=keep, progress=bar)
+        except NoSuchRow as error:
+            raise ValueError(f"{keep_ids or tokenizer} does not fit {folder}: {error}") from error
     for one in done:
         echo(_sentence(one, bank))
     before, after = ((place / TENSORS).stat().st_size for place in (folder, out))
     echo(f"{folder / TENSORS}: {size(before)}. {out / TENSORS}: {size(after)}, {before / after:.2f} times smaller.")
     return done
-
-
-def read_ids(path: Path) -> Tensor:
-    """Ids from a text file of whole numbers parted by white space or commas.
-
-    Raises:
-        ValueError: something else stands in it.
-    """
-    words = path.read_text(encoding="utf-8").replace(",", " ").split()
-    try:
-        return torch.tensor([int(word) for word in words], dtype=torch.int64)
-    except ValueError:
-        wrong = next(word for word in words if not word.lstrip("-").isdecimal())
-        raise ValueError(f"{path} holds {wrong!r}; expected ids of rows, parted by spaces or lines.") from None
-
-
-def ids_of_text(text: Path, tokenizer: Path) -> Tensor:
-    """The distinct ids that ``tokenizer`` (a tokenizer.json, or a folder with one) makes of a text file, read by lines.
-
-    The tokenizer's special tokens are among them, since every document begins or ends with one.
-    """
-    from tokenizers import Tokenizer
-
-    file = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is no file; give the tokenizer.json of the model that reads the memory.")
-    made = Tokenizer.from_file(str(file))
-    found = set(made.get_added_tokens_decoder())
-    with open(text, encoding="utf-8") as lines:
-        for line in lines:
-            found.update(made.encode(line, add_special_tokens=False).ids)
-    return torch.tensor(sorted(found), dtype=torch.int64)
 
 
 def _sentence(one: Converted, bank: str) -> str:

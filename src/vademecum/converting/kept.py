@@ -20,6 +20,10 @@ Progress = Callable[[str, int], None]
 DIGEST = 16
 
 
+class NoSuchRow(ValueError):
+    """An id was to be kept that the bank does not have."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """Which rows are stored: their numbers ``[stored]``, ascending, and for each row of the bank where it is."""
@@ -32,16 +36,22 @@ class Kept:
 def kept(
     name: str, table: Store, fold: bool, prune: bool, keep: Collection[int] | Tensor | None, progress: Progress | None
 ) -> Kept:
-    """Find out which rows are to be stored; reads the table once where anything may be left out."""
+    """Find out which rows are to be stored; reads the table once where anything may be left out.
+
+    Raises:
+        NoSuchRow: an id of ``keep`` is none of the table's.
+        ValueError: a row is NaN or infinite. Left out, it would read as zeros, and nobody would learn of it.
+    """
     if not fold and not prune:
         return Kept(np.arange(table.rows), None, 0)
     stays = np.zeros(table.rows, bool) if keep is not None else np.ones(table.rows, bool)
     if keep is not None:
-        ids = torch.as_tensor(keep if isinstance(keep, Tensor) else sorted(keep), dtype=torch.int64).numpy()
-        if ids.size and not 0 <= ids.min() <= ids.max() < table.rows:
-            raise ValueError(
-                f"row {ids.min() if ids.min() < 0 else ids.max()} was to be kept, but {name} has rows 0 to "
-                f"{table.rows - 1}; give ids of the tokenizer that the host was trained with."
+        # As numbers of Python: an id may be too large for a tensor.
+        ids = sorted(int(one) for one in (keep.flatten().tolist() if isinstance(keep, Tensor) else keep))
+        if ids and not 0 <= ids[0] <= ids[-1] < table.rows:
+            raise NoSuchRow(
+                f"row {ids[0] if ids[0] < 0 else ids[-1]} was to be kept, but {name} has rows 0 to {table.rows - 1}; "
+                "give ids of the tokenizer that the host was trained with."
             )
         stays[ids] = True
     zero = np.zeros(table.rows, bool)
@@ -50,6 +60,12 @@ def kept(
     for chunk in table.chunks():
         end = start + len(chunk)
         zero[start:end] = ~chunk.flatten(1).any(-1).numpy()
+        finite = torch.isfinite(chunk).flatten(1).all(-1)
+        if not bool(finite.all()):
+            raise ValueError(
+                f"{name} cannot be converted: row {start + int((~finite).nonzero()[0])} of {table.rows} holds a value "
+                "that is NaN or infinite; find out where training diverged and compress an earlier save."
+            )
         if fold:
             plain = chunk.contiguous().view(torch.uint8).flatten(1).numpy()
             digests[start:end] = [hashlib.blake2b(row, digest_size=DIGEST).digest() for row in plain]

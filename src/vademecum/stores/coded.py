@@ -19,6 +19,10 @@ from vademecum.stores.ram import Ram
 
 #: What the names of a coded bank's tensors end in, after the bank's own name.
 CODES, INDEX = ".codes", ".index"
+_REFUSAL = (
+    "a bank in {form} can only be read: a step of training is smaller than what its values lie apart; train the bank "
+    "that it was made from, and convert that again."
+)
 #: Where the index says that a row was pruned.
 PRUNED = -1
 
@@ -57,6 +61,7 @@ class Coded(Store):
         self.stored, self.form, self.index = stored, form, index
         self.rows = stored.rows if index is None else len(index)
         self.row_shape, self.dtype, self.place = row_shape, dtype, stored.place
+        self.refusal = _REFUSAL.format(form=form.name)
 
     @property
     def nbytes(self) -> int:
@@ -79,11 +84,11 @@ class Coded(Store):
     def codes(self, ids: Tensor) -> Tensor:
         """The bytes of ``ids``, uint8 ``[U, row_bytes]``, for :func:`vademecum.ops.codes.mix_codes`."""
         if self.index is None:
-            return self.stored.gather(ids)
+            return self._stored(ids)
         places = self.index[ids.to(self.index.device)].long()
         wanted, inverse = torch.unique(places, return_inverse=True)
         pruned = int(bool(len(wanted)) and int(wanted[0]) == PRUNED)
-        read = self.stored.gather(wanted[pruned:])
+        read = self._stored(wanted[pruned:])
         if pruned:
             # Bytes of zero are a row of zeros in every format.
             read = torch.cat([read.new_zeros(1, read.shape[1]), read])
@@ -93,16 +98,15 @@ class Coded(Store):
         return self._decoded(self.codes(ids))
 
     def write(self, ids: Tensor, values: Tensor) -> None:
-        raise ValueError(
-            f"a bank in {self.form.name} can only be read: a step of training is smaller than what its values lie "
-            "apart; train the bank that it was made from, and convert that again."
-        )
+        raise ValueError(self.refusal)
 
     def prefetch(self, ids: Tensor) -> None:
         if self.index is not None:
-            places = torch.unique(self.index[ids.to(self.index.device)].long())
-            ids = places[places != PRUNED]
-        self.stored.prefetch(ids)
+            ids = self.index[ids.to(self.index.device)].long()
+        places = torch.unique(ids)
+        places = places[places != PRUNED] if self.index is not None else places
+        if len(places):
+            self.stored.prefetch(places)
 
     def chunks(self) -> Iterator[Tensor]:
         if self.index is not None:
@@ -114,6 +118,11 @@ class Coded(Store):
 
     def close(self) -> None:
         self.stored.close()
+
+    def _stored(self, places: Tensor) -> Tensor:
+        if not len(places):
+            return torch.empty(0, *self.stored.row_shape, dtype=torch.uint8)
+        return self.stored.gather(places)
 
     def _decoded(self, coded: Tensor) -> Tensor:
         return ops.decode(coded, self.form, *self.row_shape).to(self.dtype)
