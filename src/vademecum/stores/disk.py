@@ -131,7 +131,7 @@ class Disk(Store):
         if needed > self.cap:
             raise ValueError(
                 f"a forward needs {count:,} rows of {self.path} at once, {needed:,} bytes, where {self.cap:,} may be "
-                f"in memory; give a bank_cap that is {needed / max(1, self.cap):.3g} times as large, or smaller batches."
+                f"in memory; give a bank_cap {needed / max(1, self.cap):.3g} times as large, or smaller batches."
             )
 
     def gather(self, ids: Tensor) -> Tensor:
