@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vademecum import files, hosts, kinds
+from vademecum import about, files, hosts, kinds
 from vademecum.attached import ROOT, Memories
 from vademecum.memory import placing
 from vademecum.memory.bank import Bank
@@ -25,9 +24,6 @@ from vademecum.surgery import assemble, detach, memories
 
 Model = TypeVar("Model", bound=nn.Module)
 
-FORMAT = 1
-TENSORS = "memory.safetensors"
-
 
 def save(model: nn.Module, folder: str | Path) -> Path:
     """Write the memory of ``model``, and nothing of the host, into ``folder``.
@@ -41,16 +37,12 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         ValueError: nothing is attached.
     """
     root = memories(model)
-    about = {
-        "format": FORMAT,
-        "kinds": [kind.to_dict() for kind in root.kinds.values()],
-        "host": root.shape.to_dict(),
-    }
+    said = about.About(tuple(kind.to_dict() for kind in root.kinds.values()), root.shape.to_dict())
     tensors = memory_state_dict(model)
 
     def fill(aside: Path) -> None:
-        (aside / "memory.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        tables.write(aside / TENSORS, tensors)
+        (aside / about.DESCRIPTION).write_text(said.to_json(), encoding="utf-8")
+        tables.write(aside / about.TENSORS, tensors)
 
     target = Path(folder)
     files.write_folder(target, fill)
@@ -90,45 +82,35 @@ def load(
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is no folder; give load a folder that vm.save wrote.")
     files.verify_folder(source)
-    try:
-        about = json.loads((source / "memory.json").read_text(encoding="utf-8"))
-        (source / TENSORS).stat()
-    except FileNotFoundError as error:
-        name = Path(str(error.filename)).name
-        raise ValueError(f"{source} holds no {name}; give load a folder that vm.save wrote.") from None
-    if about.get("format") != FORMAT:
-        raise ValueError(
-            f"{source} has memory format {about.get('format')!r}, this version reads {FORMAT}; "
-            f"load it with the version of vademecum that wrote it."
-        )
+    said = about.read(source)
     placement = Placement.of(bank, bank_folder, bank_cap)
     if placement.folder is not None and source.resolve() in (
         placement.folder.resolve(),
         *placement.folder.resolve().parents,
     ):
         raise ValueError(f"bank_folder={str(bank_folder)!r} lies in {source}, which must stay as it is; give another.")
-    _require_same_host(model, about["host"], source, host)
-    wanted = [kinds.from_dict(kind) for kind in about["kinds"]]
+    _require_same_host(model, said.host, source, host)
+    wanted = [kinds.from_dict(kind) for kind in said.kinds]
     fresh = getattr(model, ROOT, None) is None
     if fresh:
         assemble(model, tuple(wanted), host)
-    elif about.get("banks"):
+    elif said.banks:
         raise ValueError(
             f"{source} holds a compressed memory, which cannot be put into an attached one; call vm.detach(model) "
             "first."
         )
-    elif [kind.to_dict() for kind in memories(model).kinds.values()] != about["kinds"]:
+    elif [kind.to_dict() for kind in memories(model).kinds.values()] != list(said.kinds):
         raise ValueError(
             f"{source} holds {', '.join(kind.name for kind in wanted)} with other settings than are attached to this "
             f"{type(model).__name__}; call vm.detach(model) first, load attaches what the folder holds."
         )
     try:
-        tensors = _tensors(source / TENSORS, memories(model), about.get("banks", {}), placement)
-        vocabulary = int(about["host"]["vocabulary"])
+        compressed = {name: form.to_dict() for name, form in said.banks.items()}
+        tensors = _tensors(source / about.TENSORS, memories(model), compressed, placement)
         if fresh:
-            take(model, tensors, placement, rows=vocabulary)
+            take(model, tensors, placement, rows=said.vocabulary)
         else:
-            load_memory_state_dict(model, _grown(tensors, model, vocabulary))
+            load_memory_state_dict(model, _grown(tensors, model, said.vocabulary))
     except BaseException:
         if fresh:
             detach(model)
@@ -220,7 +202,7 @@ def _grown(tensors: dict[str, Rows], model: nn.Module, rows: int) -> dict[str, R
     return grown
 
 
-def _require_same_host(model: nn.Module, saved: dict[str, Any], source: Path, family: hosts.Family | None) -> None:
+def _require_same_host(model: nn.Module, saved: Mapping[str, Any], source: Path, family: hosts.Family | None) -> None:
     root = getattr(model, ROOT, None)
     shape = (root.shape if root is not None else hosts.find(model, family).shape).to_dict()
     grown = {"vocabulary": shape["vocabulary"]} if saved.get("vocabulary", 0) < shape["vocabulary"] else {}
