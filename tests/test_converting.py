@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 import vademecum as vm
 from tests import tiny
 from vademecum import cli, files
 from vademecum.converting import convert
+from vademecum.converting.ids import ids_of_text
 from vademecum.ops import codes as ops
 from vademecum.ops.codes import FORMATS
 from vademecum.stores import coded, tables
@@ -48,6 +49,7 @@ from pathlib import Path
 import torch
 from vademecum import files
 from vademecum.converting import convert
+from vademecum.converting.ids import ids_of_text
 from vademecum.stores import base, tables
 
 def status(field):
@@ -438,3 +440,11 @@ def test_files_that_are_missing_or_no_text_or_no_tokenizer_are_named(
     for name in ("text.txt", "binary"):
         assert f"{name} is no tokenizer that can be read" in told(read_by="text.txt", tokenizer=name)
     assert "gone is no file; give the tokenizer.json" in told(read_by="text.txt", tokenizer="gone")
+
+
+def test_tokens_that_reach_over_lines_are_kept_too(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "rice": 3, "\n": 4, "\n\n": 5}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+"), "isolated")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "text.txt").write_text("rice\n\nrice\n")
+    assert ids_of_text(tmp_path / "text.txt", tmp_path / "tokenizer.json").tolist() == [3, 4, 5]

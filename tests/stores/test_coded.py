@@ -204,3 +204,11 @@ def test_the_refusal_to_be_written_can_be_asked_for_before(path: Path) -> None:
     with pytest.raises(ValueError) as raised:
         bank.write(torch.tensor([0]), table()[:1])
     assert str(raised.value) == bank.refusal
+
+
+def test_more_rows_than_the_cap_has_room_for_are_refused_as_their_codes_are(path: Path) -> None:
+    row = FORMATS["int4"].row_bytes(SLOTS, WIDTH)
+    bank = opened(path, {"a.weight": about()}, cap=3 * row)["a.weight"]
+    bank.require_room(3)
+    with pytest.raises(ValueError, match=r"4 rows .*bank_cap"):
+        bank.require_room(4)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 _IDS = "a text file with ids of rows, parted by spaces, lines or commas"
 _TEXT = "a text file in UTF-8"
+_PIECE = 2**20  # characters of a text that are made into ids at once, and the rest of a line
 _LONGEST = 18  # digits; every such number fits 64 bits, and no vocabulary comes near it
 
 
@@ -37,7 +38,7 @@ def read_ids(path: Path) -> Tensor:
 
 
 def ids_of_text(text: Path, tokenizer: Path) -> Tensor:
-    """The distinct ids that ``tokenizer`` (a tokenizer.json, or a folder with one) makes of a text file, read by lines.
+    """The distinct ids that ``tokenizer`` (a tokenizer.json, or a folder with one) makes of a text file of any size.
 
     The tokenizer's special tokens are among them, since every document begins or ends with one.
 
@@ -59,8 +60,9 @@ def ids_of_text(text: Path, tokenizer: Path) -> Tensor:
         ) from error
     found: set[int] = set()
     with _lines(text, _TEXT) as lines:
-        for line in lines:
-            found.update(made.encode(line, add_special_tokens=False).ids)
+        # Many lines at once: a token may reach over the end of one, such as that of an empty line.
+        while piece := "".join(lines.readlines(_PIECE)):
+            found.update(made.encode(piece, add_special_tokens=False).ids)
     if not found:
         raise ValueError(f"{text} is empty, so that no row would stay; expected {_TEXT}.")
     return torch.tensor(sorted(found.union(made.get_added_tokens_decoder())), dtype=torch.int64)

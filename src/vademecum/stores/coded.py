@@ -100,6 +100,9 @@ class Coded(Store):
     def write(self, ids: Tensor, values: Tensor) -> None:
         raise ValueError(self.refusal)
 
+    def require_room(self, count: int) -> None:
+        self.stored.require_room(count)
+
     def prefetch(self, ids: Tensor) -> None:
         if self.index is not None:
             ids = self.index[ids.to(self.index.device)].long()
