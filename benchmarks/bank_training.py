@@ -115,6 +115,7 @@ def growth() -> dict[str, Any]:
         steps = {str(rows): bank_step(rows, same * (rows // 10**4) if spread else same) for rows in sizes}
         taken = interleaved(steps, rounds=40, warm_up=5)
         found[name] = {rows: ratio(taken, "10000", rows) for rows in steps}
+        steps.clear()  # ten gigabytes, before the next ten
     return found
 
 

@@ -72,6 +72,7 @@ class Lookup:
     whole: bool = False
     shared: list[tuple[Any, ...]] = field(default_factory=list, repr=False)
     _bags: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+    _moved: dict[torch.device, Lookup] = field(default_factory=dict, repr=False)
     _bounds: tuple[int, int] | None = field(default=None, repr=False)
     _segments: list[Segments] = field(default_factory=list, repr=False)
 
@@ -154,10 +155,13 @@ class Lookup:
             )
 
     def on(self, device: torch.device) -> Lookup:
-        """This lookup on another device, for hosts that are spread over several."""
+        """This lookup on another device, for hosts that are spread over several; moved once for all layers there."""
         if self.inverse.device == device:
             return self
-        return Lookup(self.ids.to(device), self.unique.to(device), self.inverse.to(device))
+        if device not in self._moved:
+            there = (self.ids.to(device), self.unique.to(device), self.inverse.to(device))
+            self._moved[device] = Lookup(*there, whole=self.whole)
+        return self._moved[device]
 
 
 @dataclass

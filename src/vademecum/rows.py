@@ -71,9 +71,13 @@ class _Held:
     """One bank while it is trained."""
 
     bank: Bank
-    table: Store
     state: dict[str, Store]
     lr: float
+
+    @property
+    def table(self) -> Store:
+        """The rows; asked for anew each time, since a model may be moved or cast between two steps."""
+        return self.bank.table()
 
 
 class RowOptimizer:
@@ -87,7 +91,9 @@ class RowOptimizer:
         rows = vm.RowOptimizer(model, lr=1e-3)                           # make it before param_groups
         loss.backward(); optimizer.step(); rows.step(); optimizer.zero_grad(); rows.zero_grad()
 
-    Like those of ``torch.optim``, gradients add up until :meth:`zero_grad`.
+    Like those of ``torch.optim``, gradients add up until :meth:`zero_grad`. Several processes step by the mean of their
+    gradients; banks in RAM or on disk must start alike in all of them (the same seed, or the same file), since nothing
+    but parameters is broadcast by DistributedDataParallel.
 
     Attributes:
         lr: the host's learning rate; a bank's is this times 60 over its slots, as in :func:`vademecum.param_groups`.
@@ -234,7 +240,7 @@ class RowOptimizer:
 
     def _take(self, bank: Bank, state: dict[str, Store]) -> _Held:
         bank.lend(Ledger(), beside=list(state.values()))
-        return _Held(bank, bank.table(), state, roles.LR_RATIO[Role.BANK] * bank.lr_scale)
+        return _Held(bank, state, roles.LR_RATIO[Role.BANK] * bank.lr_scale)
 
     def _require_whole(self) -> None:
         if self._released:

@@ -34,11 +34,17 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        ValueError: nothing is attached.
+        ValueError: nothing is attached, or a bank is compressed.
     """
     root = memories(model)
     said = about.About(tuple(kind.to_dict() for kind in root.kinds.values()), root.shape.to_dict())
     tensors = memory_state_dict(model)
+    for name, one in tensors.items():
+        if isinstance(one, Coded):
+            raise ValueError(
+                f"{name} is compressed ({one.form.name}), and its rows would be written in full; copy the folder it "
+                "was loaded from, or decode that with 'vademecum convert FOLDER --out NEW --bank fp32'."
+            )
 
     def fill(aside: Path) -> None:
         (aside / about.DESCRIPTION).write_text(said.to_json(), encoding="utf-8")

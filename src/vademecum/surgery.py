@@ -67,7 +67,8 @@ def attach(
         host: names of the host's modules, for families that ``vademecum.hosts`` does not know.
         bank: where rows of banks live: ``"device"``, ``"ram"``, ``"disk"``, or ``"auto"``, the first of these with
             room (half of what is free). ``print(vm.memories(model))`` and the log say where and how large.
-        bank_folder: where a bank on disk keeps its files; without it in a folder that goes when the memory does.
+        bank_folder: where a bank on disk keeps its files, begun anew even where some lie there already; without it in
+            a folder that goes when the memory does.
         bank_cap: bytes of rows of a bank on disk that may be kept in memory, such as ``"4GB"``; 1 GiB where not given.
         bank_dtype: of the rows; the host's where not given.
 

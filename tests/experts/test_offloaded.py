@@ -116,6 +116,21 @@ def test_experts_that_are_here_come_before_those_that_would_push_them_out() -> N
     assert (cache.hits, cache.misses) == (2, 4)
 
 
+@pytest.mark.parametrize("room", [1, 3, 8])
+def test_a_visit_asks_for_what_a_forward_of_those_choices_asks_for(room: int) -> None:
+    experts = offloaded.experts_of(sparse(kind=vm.MoE(experts=4, top_k=2)))[0]
+    rows = torch.cat([experts.up.flatten(1), experts.down.flatten(1)], 1)
+    networks = Networks(experts.up, experts.down, None, None, experts.act, experts.gated)
+    caches = [ExpertCache(Ram(rows), room * (rows[0].numel() * 4 + ENTRY)) for _ in range(2)]
+    ones = torch.ones(2, 2)
+    for chosen in ([[0, 2], [3, 1]], [[1, 2], [1, 2]], [[3, 0], [2, 3]]):
+        with torch.no_grad():
+            Offloaded(caches[0], 0)(torch.randn(2, 32), Routes(torch.tensor(chosen), ones, ones, ones), networks)
+        Offloaded(caches[1], 0).visit(sorted({number for row in chosen for number in row}))
+        forward, visit = ((cache.hits, cache.misses, [row in cache for row in range(4)]) for cache in caches)
+        assert visit == forward
+
+
 def test_tokens_that_no_expert_took_get_nothing() -> None:
     experts = offloaded.experts_of(sparse(kind=vm.MoE(experts=4, top_k=2)))[0]
     rows = torch.cat([experts.up.flatten(1), experts.down.flatten(1)], 1)

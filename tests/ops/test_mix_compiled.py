@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils.checkpoint import checkpoint
 
+import vademecum as vm
+from tests import tiny
 from vademecum import ops
 from vademecum.lookup import Lookup
-from vademecum.ops.mix import library, mix_slots, shared_rows
+from vademecum.memory.base import Kind
+from vademecum.ops.mix import blend, library, mix_slots, shared_rows
 
 ROWS, SLOTS, HEADS, DIM = 30, 3, 2, 8
 
@@ -69,7 +72,7 @@ def test_a_whole_graph_gives_what_the_specification_gives(whole: bool, checkpoin
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_a_compiled_graph_over_the_table_holds_one_gradient_of_it_and_no_gathered_rows() -> None:
+def test_a_compiled_graph_over_the_table_holds_no_gathered_rows() -> None:
     tower = Tower(whole=True)
     shapes: list[tuple[int, ...]] = []
     targets: list[str] = []
@@ -101,8 +104,7 @@ def test_the_operator_keeps_the_rules_of_torch_library(dtype: torch.dtype) -> No
     lookup = Lookup.of_table(torch.tensor([[1, 4, 1, 0, 4, 4]]))
     gates = torch.rand(6, HEADS, SLOTS).to(dtype).requires_grad_()
     rows = torch.randn(5, SLOTS, HEADS, DIM).to(dtype).requires_grad_()
-    torch.library.opcheck(library.mix, (gates, rows, *lookup.segments, None, None))
-    torch.library.opcheck(library.source, (rows, torch.zeros(rows.shape)))
+    torch.library.opcheck(library.mix, (gates, rows, *lookup.segments))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -142,3 +144,36 @@ def test_a_compiler_that_makes_code_of_its_own_gives_the_same() -> None:
     compiled = torch.compile(tower, fullgraph=True)
     for ours, theirs in zip(results(compiled, tower), results(tower, tower), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("by_rows", [False, True], ids=["parameter", "rows"])
+@pytest.mark.parametrize("kind", [vm.MoVE(slots=3), vm.MoVE(slots=2, selectivity=0.0), vm.LaVE()], ids=str)
+@pytest.mark.parametrize("name", ["qwen3", "gpt2", "deepseek_v3"])
+def test_a_compiled_model_trains_its_memory_as_an_eager_one_does(name: str, kind: Kind, by_rows: bool) -> None:
+    found = []
+    for compiled in (False, True):
+        model = vm.attach(tiny.host(name), kind).train()
+        tiny.shake(model)
+        if by_rows:
+            vm.RowOptimizer(model, lr=1e-2)
+        run = torch.compile(model, backend="aot_eager") if compiled else model
+        run(input_ids=tiny.ids(), labels=tiny.ids(), use_cache=False).loss.backward()
+        grads = {each: p.grad for each, p in model.named_parameters() if p.grad is not None}
+        for each, bank in vm.memories(model).banks().items():
+            if by_rows:
+                ids, rows = bank.ledger.merge()
+                grads[each] = torch.zeros(bank.rows, *rows.shape[1:]).index_copy(0, ids, rows)
+            assert (grads[each] if by_rows else bank.weight.grad).any()
+        found.append(grads)
+    assert found[0].keys() == found[1].keys()
+    for each, grad in found[0].items():
+        torch.testing.assert_close(found[1][each], grad, rtol=1e-4, atol=1e-6)
+
+
+def test_one_token_of_a_whole_table_reads_its_own_row() -> None:
+    lookup, table = Lookup.of_table(torch.tensor([[7]])), torch.randn(ROWS, SLOTS, HEADS, DIM)
+    gates, value = torch.rand(1, HEADS, SLOTS + 1), torch.randn(1, HEADS, DIM)
+    with torch.no_grad():
+        out = blend(value, gates, table, lookup)
+    expected = gates[..., :1] * value + torch.einsum("nhm,mhd->nhd", gates[..., 1:], table[7])
+    torch.testing.assert_close(out, expected)

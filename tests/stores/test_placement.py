@@ -51,8 +51,9 @@ def test_auto_takes_the_device_where_half_of_what_is_free_is_enough_and_the_disk
 def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     (tmp_path / "max").write_text("3000\n")
     (tmp_path / "now").write_text("1000\n")
-    monkeypatch.setattr(placement, "_LIMITS", (tmp_path / "max", tmp_path / "now"))
-    assert placement.free_bytes(CPU) == 2000
+    (tmp_path / "stat").write_text("anon 300\ninactive_file 500\n")
+    monkeypatch.setattr(placement, "_LIMITS", ((tmp_path / "max", tmp_path / "now", tmp_path / "stat"),))
+    assert placement.free_bytes(CPU) == 2500, "what is only cached counts as free"
     (tmp_path / "max").write_text("max\n")
     assert placement.free_bytes(CPU) > 10**6
 

@@ -78,7 +78,7 @@ SCENARIOS = {
 VARIANTS = {
     "adamw": ({}, {"bank": "device"}),
     "muon": ({"optimizer": "muon"}, {"bank": "ram"}),
-    "bank on disk": ({"bank_rule": "adam"}, {"bank": "disk", "bank_cap": 4000}),
+    "bank on disk": ({"bank_rule": "adam"}, {"bank": "disk", "bank_cap": 150_000}),
 }
 
 

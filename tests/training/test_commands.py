@@ -294,7 +294,7 @@ def test_a_text_too_short_for_one_sequence_is_refused_before_training(train, tmp
 
 def test_a_run_may_go_on_with_its_bank_in_another_place_and_ends_with_the_same_bits(train, trained, tmp_path):
     said = []
-    first = train(tmp_path / "run", bank="disk", bank_cap="2kB", recipe={"steps": 8}, echo=said.append)
+    first = train(tmp_path / "run", bank="disk", bank_cap="12kB", recipe={"steps": 8}, echo=said.append)
     assert any(f"on disk ({tmp_path / 'run' / 'bank'}" in line for line in said)
     for name in ("memory/memory.safetensors", "model.safetensors"):
         assert (first.folder / "final" / name).read_bytes() == (trained.folder / "final" / name).read_bytes()
@@ -308,7 +308,7 @@ def test_a_run_may_go_on_with_its_bank_in_another_place_and_ends_with_the_same_b
 
 
 def test_a_run_speaks_from_its_checkpoint_in_place(trained):
-    model, _, _ = commands.load(trained.folder, bank="disk", bank_cap=2000)
+    model, _, _ = commands.load(trained.folder, bank="disk", bank_cap=12_000)
     (bank,) = vm.memories(model).banks().values()
     assert bank.store.path.parent.parent == trained.folder / "checkpoints"
     expected = commands.generate(trained.folder, "lamp", max_tokens=8, temperature=0, write=len)

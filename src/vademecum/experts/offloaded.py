@@ -101,10 +101,18 @@ class Offloaded:
         weighed = updates.view(tokens, top_k, -1) * routes.weights.unsqueeze(-1)
         return weighed.sum(1).to(hidden.dtype)
 
+    def visit(self, numbers: Sequence[int]) -> None:
+        """Ask for experts of this layer as a forward whose tokens chose them does, and compute nothing."""
+        for number in self._first_those_here(numbers):
+            self.cache.take(self.first + number)
+
+    def _first_those_here(self, numbers: Sequence[int]) -> list[int]:
+        return sorted(numbers, key=lambda number: self.first + number not in self.cache)
+
     def _ordered(self, segments: Segments) -> list[tuple[int, slice]]:
         starts = segments.starts()
-        used = [(number, slice(starts[number], starts[number] + n)) for number, n in enumerate(segments.counts) if n]
-        return sorted(used, key=lambda one: self.first + one[0] not in self.cache)
+        used = {number: slice(starts[number], starts[number] + n) for number, n in enumerate(segments.counts) if n}
+        return [(number, used[number]) for number in self._first_those_here(list(used))]
 
 
 def _one(row: Tensor, hidden: Tensor, networks: Networks) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ class Bank(Shared):
         if where == "device":
             self.weight = nn.Parameter(torch.zeros(self.rows, *self.row_shape, dtype=self.dtype, device=self.device))
         elif where == "ram":
-            self.store = Ram(self._pinned(torch.zeros(self.rows, *self.row_shape, dtype=self.dtype)))
+            self.store = Ram(torch.zeros(self.rows, *self.row_shape, dtype=self.dtype))
         else:
             self.store = Disk.create(file, TENSOR, self.rows, self.row_shape, self.dtype, cap=cap)
         try:
@@ -182,7 +183,7 @@ class Bank(Shared):
             coded: CodedRows = self._coded(self.store, lookup)
             return coded
         else:
-            rows = self._stored(lookup)
+            rows = self._stored(lookup, frame.training and torch.is_grad_enabled())
         return shared_rows(rows.view(-1, self.slots, self.heads, self.dim), lookup)
 
     def cost(self) -> Cost:
@@ -200,9 +201,16 @@ class Bank(Shared):
 
     # A compiler cannot look into a store: it breaks its graph here, once, before the first layer.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _stored(self, lookup: Lookup) -> Tensor:
+    def _stored(self, lookup: Lookup, training: bool) -> Tensor:
         assert self.store is not None
         self.store.require_room(len(lookup.unique))
+        if training and not self.store.refusal:
+            warnings.warn(
+                f"a training forward read a bank in {self.store.place} that nobody trains: make a "
+                "vm.RowOptimizer(model, lr=...) before the other optimizer, or attach with bank='device'.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return self.store.gather(lookup.unique.cpu()).to(lookup.unique.device, self.dtype, non_blocking=True)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -219,10 +227,7 @@ class Bank(Shared):
         return self.ledger.lend(lookup.unique, table.gather(ids).to(lookup.unique.device))
 
     def _start(self, table: Store) -> Iterator[Tensor]:
-        device = self.device if table.place == "device" else torch.device("cpu")
+        # Drawn on the CPU wherever the rows live, so that they start the same.
         for piece in table.slices():
             shape = (piece.stop - piece.start, *self.row_shape)
-            yield torch.empty(shape, dtype=self.dtype, device=device).normal_(std=self.std)
-
-    def _pinned(self, tensor: Tensor) -> Tensor:
-        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+            yield torch.empty(shape, dtype=self.dtype).normal_(std=self.std)

@@ -15,8 +15,16 @@ from vademecum.stores.disk import CAP
 PLACES = ("auto", "device", "ram", "disk")
 #: Share of the free memory that a bank may take; the rest is for activations, gradients and other processes.
 SHARE = 0.5
-#: A container's limit and use of memory, where there is one.
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+_GROUP = Path("/sys/fs/cgroup")
+#: A container's limit and use of memory and what makes it up, where there is one; as two generations of Linux say it.
+_LIMITS = (
+    (_GROUP / "memory.max", _GROUP / "memory.current", _GROUP / "memory.stat"),
+    (
+        _GROUP / "memory/memory.limit_in_bytes",
+        _GROUP / "memory/memory.usage_in_bytes",
+        _GROUP / "memory/memory.stat",
+    ),
+)
 _UNITS = ("", "k", "m", "g", "t")
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) *(?P<unit>[kmgt]?)(?P<binary>i?)b?")
 
@@ -84,11 +92,16 @@ def free_bytes(device: torch.device) -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    try:
-        limit, used = (path.read_text(encoding="ascii").strip() for path in _LIMITS)
-        return min(free, max(0, int(limit) - int(used)))
-    except (OSError, ValueError):
-        return free
+    for limit, used, stat in _LIMITS:
+        try:
+            lines = dict(line.split() for line in stat.read_text(encoding="ascii").splitlines())
+            # Cached pages of files count as used, and are given back for the asking.
+            cached = int(lines.get("inactive_file", lines.get("total_inactive_file", 0)))
+            room = int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii")) + cached
+            return min(free, max(0, room))
+        except (OSError, ValueError):
+            continue
+    return free
 
 
 def size(nbytes: int) -> str:

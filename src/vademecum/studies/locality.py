@@ -226,7 +226,8 @@ def _pair(
     folder = out / "experts" / f"{pair.experts}-seed-{seed}"
     tables = locality_reads.prepare(places[pair.bank], places[pair.experts], folder)
     part = settings.plan.seeds.index(seed) / len(settings.plan.seeds)
-    points = []
+    points: list[Point] = []
+    chosen: list[locality_reads.Choices] | None = None
     for mode in MODES:
         text = locality_reads.text_of(
             corpus.heldout,
@@ -239,7 +240,8 @@ def _pair(
         readers = list(locality_reads.readers(tables, mode, settings.budgets, text.most_rows(mode)))
         for reader in readers:
             reader.model.eval()
-        locality_reads.measure(readers, text, mode, told)
+        chosen = chosen or locality_reads.choices(tables, text.warm)  # what fills the caches is the same in all modes
+        locality_reads.measure(readers, text, mode, chosen, told)
         points += [reader.point(seed=seed, pair=pair.name, mode=mode.name) for reader in readers]
         for reader in readers:
             reader.close()

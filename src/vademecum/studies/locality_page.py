@@ -96,24 +96,26 @@ def sentences(found: Points) -> list[str]:
 def _bytes(found: Points, pair: str, mode: Mode) -> str:
     budgets = found.budgets(pair, mode.name)
     factors = {budget: factor for budget in budgets if (factor := found.fewer(pair, mode.name, budget))}
+    parts = _moved(factors)
+    parts += [text for budget in budgets if budget not in factors and (text := _bare(found, pair, mode, budget))]
+    total = _moved({b: factor for b in budgets if (factor := found.fewer(pair, mode.name, b, TOTAL))})
+    said = f"with equal caches {'; '.join(parts)}." if parts else ""
+    return f"{said} With equal memory in all {'; '.join(total)}." if total else said
+
+
+def _moved(factors: Mapping[float, Estimate]) -> list[str]:
+    """With which budgets experts move more bytes and how many times, with which fewer, with which neither is shown."""
     more, less, same = _sorted(factors)
     parts = []
     if more:
         at = [_times(10 ** factors[budget].mean) for budget in more]
-        parts.append(
-            f"experts move {_list(at)} times as many bytes per token as the bank with {_shares(more)} in memory"
-        )
+        parts.append(f"experts move {_list(at)} times as many bytes per token as the bank with {_shares(more)}")
     if less:
         at = [_times(10 ** -factors[budget].mean) for budget in less]
         parts.append(f"the bank moves {_list(at)} times as many as experts with {_shares(less)}")
     if same:
         parts.append(f"{stats.NO_DIFFERENCE} with {_shares(same)}")
-    parts += [text for budget in budgets if budget not in factors and (text := _bare(found, pair, mode, budget))]
-    total = {b: factor for b in budgets if (factor := found.fewer(pair, mode.name, b, TOTAL))}
-    if shown := _sorted(total)[0]:
-        at = [_times(10 ** total[budget].mean) for budget in shown]
-        parts.append(f"still {_list(at)} times with {_shares(shown)} where both models have equal memory in all")
-    return f"{'; '.join(parts)}." if parts else ""
+    return parts
 
 
 def _bare(found: Points, pair: str, mode: Mode, budget: float) -> str:
@@ -323,7 +325,9 @@ def _method(read: str, command: str, comparison: str) -> str:
         "has to hold everything that is kept, 200 bytes of bookkeeping for each row or expert and the copy of rows "
         "that a forward works on included. Experts are used where they lie in the cache, one after the other, those "
         "that are there first. Of the two ways to keep experts, sentences take the one that moves fewer bytes there. "
-        f"Of every text {escape(read)}, all models in turn. A row or expert that several tokens of one forward need is "
-        "asked for once. All numbers are in locality.csv.</p>"
+        f"Of every text {escape(read)}, all models in turn. What fills them is asked for as forwards of that text ask, "
+        "rows by its ids and experts by what the trained router chooses on it, and nothing is computed. A budget "
+        "without room for the rows of a forward, kept and copied, or for one expert in every cache has no point. "
+        "A row or expert that several tokens of one forward need is asked for once. All points are in locality.csv.</p>"
         f"<ul>{limits}</ul><h3>To repeat it</h3><pre>{escape(command)}</pre></section>"
     )

@@ -16,13 +16,18 @@ from torch import Tensor, nn
 
 from vademecum import data, files
 from vademecum.experts import offloaded
+from vademecum.experts.mixture import ExpertMixture
 from vademecum.stores.cache import ENTRY
 from vademecum.stores.disk import Disk
 from vademecum.studies.locality_points import BANK, ONE, PER_LAYER, RESIDENT, TOTAL, Point
-from vademecum.surgery import memories
+from vademecum.surgery import memories, record
 from vademecum.training import commands
 
 Ids = NDArray[np.int64]
+#: Experts that a window's tokens chose, of every layer.
+Choices = list[list[int]]
+#: Tokens that every model reads after its cache was filled and before it is measured, since a first call takes longer.
+RUN_UP = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,7 @@ class Text:
     """What one seed reads.
 
     Attributes:
-        warm: ``[windows, length]`` ids that fill the caches, read one after the other.
+        warm: ``[windows, length]`` ids that fill the caches, as if each were read in one forward.
         passages: ``[passages, sequences, length]`` ids that are measured.
     """
 
@@ -118,6 +123,7 @@ class Reader:
     item_bytes: int
     model: nn.Module
     seen: Callable[[], tuple[int, int, int, int]]
+    fill: Callable[[Ids, Sequence[Choices]], None] = lambda windows, choices: None
     close: Callable[[], None] = lambda: None
     tokens: int = 0
     seconds: float = 0.0
@@ -223,19 +229,45 @@ def readers(tables: Tables, mode: Mode, budgets: Sequence[float], rows: int) -> 
     yield _resident_experts(tables, with_experts)
     for budget in budgets:
         size = int(budget * whole)
-        yield _bank_reader(tables, mode, budget, size, with_bank, rows)
-        for name, extra in more.items():
-            reader = _experts_reader(tables, mode, name, budget, size + extra, with_experts)
-            if reader is not None:
-                yield reader
+        found = [_bank_reader(tables, mode, budget, size, with_bank, rows)]
+        found += [
+            _experts_reader(tables, mode, name, budget, size + extra, with_experts) for name, extra in more.items()
+        ]
+        yield from (reader for reader in found if reader is not None)
 
 
-def measure(found: Sequence[Reader], text: Text, mode: Mode, told: Callable[[], None] = lambda: None) -> None:
-    """Fill all caches, then let all read every passage in turn; ``told`` is called after each piece of work."""
-    fill = Mode(name="fill", title="", whole=True)
+@torch.no_grad()
+def choices(tables: Tables, windows: Ids) -> list[Choices]:
+    """What the trained routers choose on every window, read in one forward."""
+    model, _, _ = commands.load(tables.experts_run)
+    keys = [module.key for module in model.modules() if isinstance(module, ExpertMixture)]
+    found = []
+    for window in windows:
+        with record(model) as seen:
+            read_whole(model, torch.from_numpy(window[None].astype(np.int64)))
+        found.append([np.unique(seen.all(key, "experts").numpy()).tolist() for key in keys])
+    return found
+
+
+def measure(
+    found: Sequence[Reader],
+    text: Text,
+    mode: Mode,
+    chosen: Sequence[Choices],
+    told: Callable[[], None] = lambda: None,
+) -> None:
+    """Fill all caches, then let all read every passage in turn.
+
+    Args:
+        found: what reads.
+        text: what is read.
+        mode: how.
+        chosen: :func:`choices` on the text that fills the caches. What it asks for is known, so nothing is computed.
+        told: called after each piece of work.
+    """
     for reader in found:
-        for window in text.warm:
-            reader.read(window[None], fill)
+        reader.fill(text.warm, chosen)
+        reader.read(text.warm[-1:, :RUN_UP], mode)
         reader.tokens, reader.seconds = 0, 0.0
         reader.begin()
         told()
@@ -276,18 +308,25 @@ def _resident_experts(tables: Tables, rest: int) -> Reader:
     return Reader(ONE, RESIDENT, 0, rest, table.nbytes, table.row_bytes, model, lambda: (0, 0, 0, table.nbytes))
 
 
-def _bank_reader(tables: Tables, mode: Mode, budget: float, size: int, rest: int, rows: int) -> Reader:
+def _bank_reader(tables: Tables, mode: Mode, budget: float, size: int, rest: int, rows: int) -> Reader | None:
+    """None where a budget has not room for the rows of a forward, in the cache and beside it."""
     model, _, _ = commands.load(tables.bank_run, bank="disk", bank_cap=0)
     plain = _store(model)
     working = rows * plain.row_bytes
-    store = (Cold if mode.cold else Disk)(plain.path, plain.name, cap=max(0, size - working))
+    if size - working < working:
+        return None
+    store = (Cold if mode.cold else Disk)(plain.path, plain.name, cap=size - working)
     next(iter(memories(model).banks().values())).put(store)
 
     def seen() -> tuple[int, int, int, int]:
         cache = store.cache
         return cache.hits + cache.misses, cache.misses, store.bytes_read, store.resident_bytes + working
 
-    return Reader(BANK, budget, size, rest, store.nbytes, store.row_bytes, model, seen, store.close)
+    def fill(windows: Ids, choices: Sequence[Choices]) -> None:
+        for window in windows:
+            store.gather(torch.from_numpy(np.unique(window).astype(np.int64)))
+
+    return Reader(BANK, budget, size, rest, store.nbytes, store.row_bytes, model, seen, fill, store.close)
 
 
 def _experts_reader(tables: Tables, mode: Mode, name: str, budget: float, size: int, rest: int) -> Reader | None:
@@ -303,4 +342,12 @@ def _experts_reader(tables: Tables, mode: Mode, name: str, budget: float, size: 
         hits, misses = sum(each.hits for each in caches), sum(each.misses for each in caches)
         return hits + misses, misses, table.bytes_read, sum(each.nbytes for each in caches)
 
-    return Reader(name, budget, size, rest, table.nbytes, table.row_bytes, model, seen, table.close)
+    layers = [each.dispatch for each in offloaded.experts_of(model)]
+
+    def fill(windows: Ids, choices: Sequence[Choices]) -> None:
+        for chosen in choices:
+            for layer, numbers in zip(layers, chosen, strict=True):
+                assert isinstance(layer, offloaded.Offloaded)
+                layer.visit(numbers)
+
+    return Reader(name, budget, size, rest, table.nbytes, table.row_bytes, model, seen, fill, table.close)

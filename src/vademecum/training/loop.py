@@ -93,6 +93,7 @@ class Run:
             checkpoint.OtherArchitecture: the run belongs to a model of another architecture.
             ValueError: the run was started with another recipe, corpus, frozen host or description.
         """
+        run_file.require_free(Path(folder))
         run = cls(Path(folder), build(), corpus, recipe)
         run_file.open_or_check(run.folder, run.model, corpus, recipe, description or {}, frozen=run.frozen)
         saved = checkpoint.load(run.folder, fall_back=fall_back, as_tables=run._tables())
@@ -242,13 +243,13 @@ class Run:
 
     def _loss(self, batch_number: int) -> Tensor:
         recipe, window = self.recipe, self._window(batch_number)
-        # The next batch is a function of its number, so its rows can be on their way while this one is computed.
-        prefetch(self.model, torch.from_numpy(self._window(batch_number + 1))[:, :-1])
         ids = torch.from_numpy(window).to(self._device, non_blocking=True)
         # shift_labels: the window already holds one token more than the model sees, so no position goes to waste.
         inputs, targets = ids[:, :-1], ids[:, 1:].contiguous()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.dtype == "bf16"):
             output = self.model(input_ids=inputs, labels=targets, shift_labels=targets, use_cache=False)
+        # The next batch is a function of its number: its rows can be on their way while this one goes backward.
+        prefetch(self.model, torch.from_numpy(self._window(batch_number + 1))[:, :-1])
         loss: Tensor = output.loss
         return loss
 

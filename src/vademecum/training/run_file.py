@@ -171,11 +171,17 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
+def require_free(folder: Path) -> None:
+    """Raise ValueError for a folder that holds no run and is not empty; nothing is written."""
+    if folder.is_dir() and not (folder / FILE).is_file():
+        _require_unstarted(folder)
+
+
 def _require_unstarted(folder: Path) -> None:
     leftover = {TOKENIZER, BANKS}
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith((FILE, TOKENIZER)))
-    if set(names) - leftover:
-        raise ValueError(f"{folder} is not empty and holds no run (found {names[0]}); give a new or empty folder.")
+    if foreign := sorted(set(names) - leftover):
+        raise ValueError(f"{folder} is not empty and holds no run (found {foreign[0]}); give a new or empty folder.")
 
 
 def _first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any]:

@@ -99,7 +99,7 @@ def mix_codes(gates: Tensor, codes: Tensor, form: Format, lookup: Lookup, dim: i
         return triton.mix(gates.contiguous(), codes.contiguous(), form, _segments(lookup), dim)
     if specified() or not same or codes.device.type != "cpu" or torch.compiler.is_compiling():
         rows = naive.decode(codes, form, slots, heads * dim).view(-1, slots, heads, dim)
-        return mix.mix_slots(gates, rows, lookup.inverse)
+        return mix.mix_slots(gates, rows, lookup.inverse) if specified() else mix_slots(gates, rows, lookup)
     out = cpu.mix(gates.detach().float().contiguous(), codes.contiguous(), form, _segments(lookup), dim)
     return out.to(gates.dtype)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vademecum.lookup import Segments
 from vademecum.ops.codes.formats import Format
+from vademecum.ops.mix.triton import launched_on
 
 #: Tokens in one matrix product, the fewest that the matrix units take.
 TOKENS = 16
@@ -31,11 +32,12 @@ def mix(gates: Tensor, codes: Tensor, form: Format, segments: Segments, dim: int
         return out
     tall = max(16, triton.next_power_of_2(slots))
     wide = max(16, min(triton.next_power_of_2(dim), TILE // tall))
-    _mix[(len(segments.places), heads, triton.cdiv(dim, wide))](
-        gates, codes, *segments, out, form.zero,
-        H=heads, M=slots, D=dim, MP=tall, DP=wide, T=TOKENS,
-        BITS=form.bits, BLOCK=form.block, SLOT=form.slot_bytes(heads * dim),
-    )  # fmt: skip
+    with launched_on(codes):
+        _mix[(len(segments.places), heads, triton.cdiv(dim, wide))](
+            gates, codes, *segments, out, form.zero,
+            H=heads, M=slots, D=dim, MP=tall, DP=wide, T=TOKENS,
+            BITS=form.bits, BLOCK=form.block, SLOT=form.slot_bytes(heads * dim),
+        )  # fmt: skip
     return out
 
 

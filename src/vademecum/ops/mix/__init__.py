@@ -32,7 +32,7 @@ def mix_slots(gates: Tensor, rows: Tensor, lookup: Lookup) -> Tensor:
     if specified():
         return naive.mix_slots(gates, rows, lookup.inverse)
     compiling = torch.compiler.is_compiling()
-    if len(gates) == 1 and not compiling and not torch.is_grad_enabled():
+    if len(gates) == 1 and not (compiling or lookup.whole or torch.is_grad_enabled()):
         return one.mix_slots(gates, rows)
     if not library.supported(gates, rows):
         return bag.mix_slots(gates, rows, lookup.bags(rows.shape[1], rows.shape[2]))
@@ -66,9 +66,8 @@ def shared_rows(rows: Tensor, lookup: Lookup) -> Tensor:
     Call it once per forward, on the very tensor that the layers get. Other uses of the result are differentiated as
     ever, and their gradient is added.
     """
-    if specified() or not (rows.requires_grad and torch.is_grad_enabled()) or not library.supported(rows, rows):
+    if specified() or torch.compiler.is_compiling() or not library.supported(rows, rows):
         return rows
-    if torch.compiler.is_compiling():
-        library.share(rows, lookup)
+    if not (rows.requires_grad and torch.is_grad_enabled()):
         return rows
     return shared.share(rows, lookup)

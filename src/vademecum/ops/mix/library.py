@@ -1,9 +1,8 @@
 """The mix as PyTorch operators, ``torch.ops.vademecum.mix`` and its gradient, for compiled graphs.
 
-A compiler sees their shapes and not their loops, so a graph with a memory in it stays whole. What
-:mod:`vademecum.ops.mix.shared` does with a buffer that autograd cannot see is spelt out here as data: ``token`` is a
-tensor of one zero whose gradient path runs from every layer back to the rows, ``total`` is the buffer that the layers'
-gradients are added to, and the gradient of :func:`source` is that buffer.
+A compiler sees their shapes and not their loops, so a graph with a memory in it stays whole. Every layer has a gradient
+of the rows of its own here, which autograd adds up: a buffer that layers share, as eagerly, would have to leave the
+graph and come back changed, which no compiler follows.
 """
 
 from __future__ import annotations
@@ -39,32 +38,13 @@ def supported(gates: Tensor, rows: Tensor) -> bool:
 
 
 def mix_slots(gates: Tensor, rows: Tensor, lookup: Lookup) -> Tensor:
-    """The mix as one operator; layers of shared rows add their gradients in one buffer."""
-    token = total = None
-    for shared, *found in lookup.shared:
-        if shared is rows:
-            token, total = found
-            rows = rows.detach()
-    mixed: Tensor = mix(gates, rows, *lookup.segments, token, total)
+    """The mix as one operator."""
+    mixed: Tensor = mix(gates, rows, *lookup.segments)
     return mixed
 
 
-def share(rows: Tensor, lookup: Lookup) -> None:
-    """Have the layers that read ``rows`` with ``lookup`` add their gradients in one buffer."""
-    total = torch.zeros_like(rows, dtype=torch.float32)
-    lookup.shared.append((rows, source(rows, total), total))
-
-
 @torch.library.custom_op("vademecum::mix", mutates_args=())
-def mix(
-    gates: Tensor,
-    rows: Tensor,
-    order: Tensor,
-    offsets: Tensor,
-    places: Tensor,
-    token: Tensor | None,
-    total: Tensor | None,
-) -> Tensor:
+def mix(gates: Tensor, rows: Tensor, order: Tensor, offsets: Tensor, places: Tensor) -> Tensor:
     """``[N, H, D]`` from ``gates`` ``[N, H, M]``, ``rows`` ``[R, M, H, D]`` and the three tensors of the segments."""
     if rows.device.type == "cpu" and places.numel() and not 0 <= int(places.min()) <= int(places.max()) < len(rows):
         raise IndexError(
@@ -83,22 +63,8 @@ def mix_backward(
     return path_of(rows).backward(grad, gates, rows, Segments(order, offsets, places), total)
 
 
-@torch.library.custom_op("vademecum::mix_source", mutates_args=())
-def source(rows: Tensor, total: Tensor) -> Tensor:
-    """The token of ``rows``: zeros ``[1]``, whose gradient is ``total``, cast to the dtype of ``rows``."""
-    return rows.new_zeros(1, dtype=torch.float32)
-
-
 @mix.register_fake
-def _(
-    gates: Tensor,
-    rows: Tensor,
-    order: Tensor,
-    offsets: Tensor,
-    places: Tensor,
-    token: Tensor | None,
-    total: Tensor | None,
-) -> Tensor:
+def _(gates: Tensor, rows: Tensor, order: Tensor, offsets: Tensor, places: Tensor) -> Tensor:
     return gates.new_empty(*gates.shape[:2], rows.shape[-1])
 
 
@@ -109,33 +75,15 @@ def _(
     return gates.new_empty(gates.shape)
 
 
-@source.register_fake
-def _(rows: Tensor, total: Tensor) -> Tensor:
-    return rows.new_empty(1, dtype=torch.float32)
-
-
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *arguments, ctx.token, ctx.total = inputs
-    ctx.save_for_backward(*arguments)
+    ctx.save_for_backward(*inputs)
 
 
 def _mix_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     gates, rows, *segments = ctx.saved_tensors
-    # Rows that several layers share come with a token and a buffer; rows that come alone get a gradient of their own.
-    own = torch.zeros_like(rows, dtype=torch.float32) if ctx.token is None and ctx.needs_input_grad[1] else None
-    grad_gates = mix_backward(grad, gates, rows, *segments, ctx.total if own is None else own)
-    token = None if ctx.token is None else torch.zeros_like(ctx.token)
-    return grad_gates, None if own is None else own.to(rows.dtype), None, None, None, token, None
-
-
-def _keep_total(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    rows, ctx.total = inputs
-    ctx.dtype = rows.dtype
-
-
-def _source_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return ctx.total.to(ctx.dtype, copy=True), None
+    own = torch.zeros_like(rows, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+    grad_gates = mix_backward(grad, gates, rows, *segments, own)
+    return grad_gates, None if own is None else own.to(rows.dtype), None, None, None
 
 
 mix.register_autograd(_mix_gradient, setup_context=_keep)
-source.register_autograd(_source_gradient, setup_context=_keep_total)

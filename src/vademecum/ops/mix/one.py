@@ -13,6 +13,7 @@ def serves(value: Tensor, gates: Tensor, rows: Tensor, lookup: Lookup) -> bool:
     """Whether :func:`blend` may be used: one token, one dtype, nothing to differentiate, nothing to compile."""
     return (
         len(value) == 1 == len(lookup.inverse)
+        and not lookup.whole
         and value.dtype == gates.dtype == rows.dtype
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()

@@ -13,6 +13,7 @@ Under ``TRITON_INTERPRET=1`` the kernels run on CPU tensors, which is how the te
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -33,15 +34,26 @@ def forward(gates: Tensor, rows: Tensor, segments: Segments) -> Tensor:
     out = gates.new_empty(*gates.shape[:2], rows.shape[-1])
     if out.numel():
         grid, shape = _shape(rows, segments, 1024)
-        _forward[grid](gates, rows, *segments, out, **shape, **_product(gates, rows, "ieee"))
+        with launched_on(rows):
+            _forward[grid](gates, rows, *segments, out, **shape, **_product(gates, rows, "ieee"))
     return out
 
 
 def backward(grad: Tensor, gates: Tensor, rows: Tensor, segments: Segments, into: Tensor | None) -> Tensor:
     """Gradient of ``gates``; that of ``rows`` is added to ``into`` (fp32 ``[R, M, H, D]``) unless that is None."""
     out = torch.empty_like(gates)
-    if not gates.numel():
-        return out
+    if gates.numel():
+        with launched_on(rows):
+            _backward(grad, gates, rows, segments, into, out)
+    return out
+
+
+def launched_on(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Kernels go to the device of ``tensor`` and not to the current one, for hosts that are spread over several."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def _backward(grad: Tensor, gates: Tensor, rows: Tensor, segments: Segments, into: Tensor | None, out: Tensor) -> None:
     grid, shape = _shape(rows, segments, 1024)
     _gates[grid[:2]](grad, rows, *segments, out, **shape, **_product(grad, rows, "tf32x3"))
     if into is not None:
@@ -51,7 +63,6 @@ def backward(grad: Tensor, gates: Tensor, rows: Tensor, segments: Segments, into
         product = _product(grad, gates, "ieee")
         _rows[grid](grad, gates, *segments, into, parts, **shape, **product, LONGEST=LONGEST)
         _add_parts[grid](*segments[1:], into, parts, **shape, LONGEST=LONGEST)
-    return out
 
 
 def _shape(rows: Tensor, segments: Segments, elements: int) -> tuple[tuple[int, int, int], dict[str, Any]]:
