@@ -10,7 +10,7 @@ from vademecum.lookup import Frame
 from vademecum.memory.bank import Bank, CodedRows
 from vademecum.memory.base import Cost, ValuePart
 from vademecum.memory.gates import Gates
-from vademecum.ops.mix import blend, mix_slots
+from vademecum.ops.mix import blend, decode, mix_slots
 
 #: Square of a gated row's norm below which it has no direction.
 TINY = 1e-6
@@ -85,6 +85,9 @@ class SharedMix(ValuePart):
     def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
         if frame.muted:
             return value
+        rows = frame.shared[self.kind_key]
+        if not frame.recording and decode.serves(hidden, value, self.gate.weight, rows):
+            return decode.step(hidden, value, self.gate.weight, rows, scale=self.scale, bias=self.gate.bias)
         gates: Tensor = self.gate(hidden).flatten(0, -3)
         if frame.recording:
             frame.report(self.key, per_token={"gates": gates})
