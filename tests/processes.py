@@ -42,6 +42,11 @@ def main(module: str, name: str, folder: str, size: str, rank: str) -> None:
     import torch
     import torch.distributed as dist
 
+    # This module keeps the group it finds as a default argument. Imported later, by the first optimizer say, it would
+    # keep ours beyond destroy_process_group, and gloo's threads would then drop tensors while Python shuts down: abort.
+    import torch.distributed.nn
+
+    work = getattr(importlib.import_module(module), name)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
@@ -50,8 +55,7 @@ def main(module: str, name: str, folder: str, size: str, rank: str) -> None:
         world_size=int(size),
         timeout=timedelta(seconds=PATIENCE),
     )
-    result = getattr(importlib.import_module(module), name)(Path(folder))
-    torch.save(result, f"{folder}/{rank}.pt")
+    torch.save(work(Path(folder)), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 

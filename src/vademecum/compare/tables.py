@@ -14,12 +14,12 @@ from vademecum.compare.stats import Estimate
 DASH = "\u2013"
 
 
-def count(value: float) -> str:
-    """A count in thousands (k), millions (M) or billions (G) with three digits: 3.14 M."""
+def count(value: float, of: str = "") -> str:
+    """A count in thousands (k), millions (M) or billions (G) with three digits, of a unit such as B: 3.14 MB."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * size:  # from here on three digits of the smaller unit would round up to 1,000
-            return f"{value / size:.3g}\u00a0{unit}"
-    return f"{value:.0f}"
+            return f"{value / size:.3g}\u00a0{unit}{of}"
+    return f"{value:.0f}\u00a0{of}" if of else f"{value:.0f}"
 
 
 def interval(value: Estimate | None, digits: int = 3, *, signed: bool = False) -> str:
@@ -51,7 +51,7 @@ COLUMNS: Sequence[Column] = (
     Column("Parameters", "total", lambda r: count(r.total_params)),
     Column("Parameters", "active", lambda r: count(r.active_params)),
     Column("Per token", "FLOPs", lambda r: count(r.flops_per_token), lambda r: r.flops_per_token),
-    Column("Per token", "bytes read", lambda r: count(r.bytes_per_token) + "B", lambda r: r.bytes_per_token),
+    Column("Per token", "bytes read", lambda r: count(r.bytes_per_token, "B"), lambda r: r.bytes_per_token),
     Column("Training", "tokens/s", lambda r: f"{r.tokens_per_second:,.0f}", lambda r: r.tokens_per_second, max),
     Column("Training", "over baseline", lambda r: interval(r.speed_ratio, 2)),
     Column("Training", "tokens", lambda r: count(r.tokens)),
@@ -64,7 +64,7 @@ COLUMNS: Sequence[Column] = (
     Column(
         "Training",
         "peak memory",
-        lambda r: DASH if r.peak_memory is None else count(r.peak_memory) + "B",
+        lambda r: DASH if r.peak_memory is None else count(r.peak_memory, "B"),
         lambda r: r.peak_memory,
     ),
 )
@@ -137,7 +137,7 @@ def text(rows: Sequence[Row]) -> str:
                 count(row.total_params),
                 f"{row.tokens_per_second:,.0f}",
                 interval(row.speed_ratio, 2),
-                DASH if row.peak_memory is None else count(row.peak_memory) + "B",
+                DASH if row.peak_memory is None else count(row.peak_memory, "B"),
             ]
         )
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]

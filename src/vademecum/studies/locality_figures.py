@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,7 +40,8 @@ def draw(found: Points, pair: str, title: str) -> Drawing:
                 axis.set_xscale("log")
                 if row == 0:
                     axis.set_yscale("symlog", linthresh=10)
-                    axis.set_title(mode.name)
+                    axis.set_title(textwrap.fill(mode.title, 32))
+                axis.margins(y=0.12)
                 axis.set_ylim(bottom=0)
                 if column == 0:
                     axis.set_ylabel(measure)
@@ -51,10 +53,9 @@ def draw(found: Points, pair: str, title: str) -> Drawing:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         slug = "".join(mark if mark.isalnum() else "-" for mark in pair.replace(" | ", "-"))
-        modes = "; ".join(f"{mode.name}: {mode.title}" for mode in MODES)
         caption = (
             "A line is the mean over seeds, its band reaches from the lowest seed to the highest. Bytes below 10 are "
-            f"drawn on a linear scale. {modes}."
+            "drawn on a linear scale."
         )
         return Drawing(f"locality-{slug}", title, caption, figure)
 

@@ -126,7 +126,8 @@ def _bare(found: Points, pair: str, mode: Mode, budget: float) -> str:
     mine, theirs = (found.mean(pair, mode.name, each, budget, "moved_per_token") for each in (BANK, rival))
     if mine is None or theirs is None or mine.half is None:
         return ""
-    return f"with {_shares([budget])} the bank moves {tables.count(mine.mean)}B, experts {tables.count(theirs.mean)}B"
+    moved = tables.count(mine.mean, "B"), tables.count(theirs.mean, "B")
+    return f"with {_shares([budget])} the bank moves {moved[0]}, experts {moved[1]}"
 
 
 def _hits(found: Points, pair: str, mode: Mode) -> str:
@@ -192,11 +193,11 @@ def _title(found: Points, pair: str) -> str:
         return pair
     budget = budgets[len(budgets) // 2]
     shown = [
-        f"{reader} {tables.count(value.mean)}B"
-        for reader in READERS
+        f"{tables.count(value.mean, 'B')} by {label}"
+        for reader, label in READERS.items()
         if (value := found.mean(pair, mode, reader, budget, "moved_per_token"))
     ]
-    return f"{pair}: moved per token with {_shares([budget])} in memory, {MODES[0].title}: {', '.join(shown)}"
+    return f"{pair}: moved per token with {_shares([budget])} in memory, {MODES[0].title}: {'; '.join(shown)}"
 
 
 def _lede(plan: Plan, read: str) -> str:
@@ -244,9 +245,9 @@ def _arms(found: Points, rows: Sequence[Row], pairs: Mapping[str, tuple[str, str
             measured = [p for p in points if p.budget != RESIDENT]
             if measured:
                 mean = stats.estimate([p.asked_per_token for p in measured]).mean
-                rest = f"{tables.count(measured[0].rest_bytes)}B"
-                offloaded = f"{tables.count(measured[0].offloaded_bytes)}B"
-                asked, share = f"{tables.count(mean)}B", f"{mean / measured[0].offloaded_bytes:.3%}"
+                rest = tables.count(measured[0].rest_bytes, "B")
+                offloaded = tables.count(measured[0].offloaded_bytes, "B")
+                asked, share = tables.count(mean, "B"), f"{mean / measured[0].offloaded_bytes:.3%}"
         lines.append(
             (
                 row.arm,
@@ -286,12 +287,12 @@ def table_rows(found: Points, pair: str, mode: Mode) -> list[Sequence[str]]:
                 name = reader if reader == BANK else "experts"
                 lines.append(("all of it", name, *[tables.DASH] * 3, _held(points), speed, "1"))
                 continue
-            half = "" if moved.half is None else f" \u00b1 {tables.count(moved.half)}B"
+            half = "" if moved.half is None else f" \u00b1 {tables.count(moved.half, 'B')}"
             lines.append(
                 (
-                    f"{_shares([budget])} ({tables.count(max(p.budget_bytes for p in points))}B)",
+                    f"{_shares([budget])} ({tables.count(max(p.budget_bytes for p in points), 'B')})",
                     reader,
-                    f"{tables.count(moved.mean)}B{half}",
+                    f"{tables.count(moved.mean, 'B')}{half}",
                     f"{moved.mean / points[0].offloaded_bytes:.4%}",
                     shown(reader, budget, "hit_rate", 3),
                     _held(points) + ("" if all(p.within for p in points) else ", more than allowed"),
@@ -303,7 +304,7 @@ def table_rows(found: Points, pair: str, mode: Mode) -> list[Sequence[str]]:
 
 
 def _held(points: Sequence[Point]) -> str:
-    return f"{tables.count(max(point.held for point in points))}B"
+    return tables.count(max(point.held for point in points), "B")
 
 
 def _table(found: Points, pair: str, mode: Mode) -> str:
