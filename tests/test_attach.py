@@ -184,7 +184,7 @@ def test_a_second_thread_never_reads_the_first_ones_rows() -> None:
     site = model.model.layers[0].self_attn.v_proj
     from vademecum.lookup import Frame
 
-    site.give(Frame())
+    site.given.append((Frame(), threading.get_ident()))
     caught = []
 
     def run() -> None:

@@ -20,8 +20,10 @@ from vademecum.lookup import IDS_KEYWORD, KEYWORD, Frame, Lookup
 from vademecum.memory.bank import TENSOR, Bank
 from vademecum.memory.base import Cost, Kind, Part, Shared
 from vademecum.memory.placing import Scratch
-from vademecum.memory.sites import WRAPPERS, SiteWrapper
+from vademecum.memory.sites import WRAPPERS, SiteWrapper, thread
 from vademecum.naming import LoadedNames, SavedNames
+from vademecum.ops import specified
+from vademecum.ops.mix.decode import FEW
 from vademecum.recording import Listener
 
 #: Name of the submodule under which an attached model holds what its layers share.
@@ -32,18 +34,22 @@ class Wires:
     """Hook of one layer's attention module: takes the frame off the keywords and gives it to the layer's sites."""
 
     def __init__(self, layer: int, sites: tuple[SiteWrapper, ...]) -> None:
-        self.layer, self.sites = layer, sites
+        self.layer = layer
+        self.given = tuple(site.given for site in sites)
 
     def take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Pre-hook: the attention itself never sees the frame."""
         frame = kwargs.pop(KEYWORD, None)
-        if frame is None and self.sites:
+        if not self.given:
+            return args, kwargs
+        if frame is None:
             raise RuntimeError(
                 f"layer {self.layer} did not hand its keywords on to {type(module).__name__}, so its memory has no "
                 f"ids to look up; a host's layers must pass **kwargs to their attention before it can carry a memory."
             )
-        for site in self.sites:
-            site.give(frame)
+        entry = (frame, thread())
+        for given in self.given:
+            given[:] = [entry]
         return args, kwargs
 
 
@@ -70,6 +76,7 @@ class Memories(nn.Module):
         # A tuple hides the modules in it from nn.Module: a host is not part of its own memory.
         self._host = (host,)
         self._sites: tuple[tuple[str, int, SiteWrapper], ...] = ()
+        self._parts: tuple[Part, ...] = ()
         self._handles: list[Any] = []
 
     @property
@@ -142,12 +149,13 @@ class Memories(nn.Module):
         for (layer, site), here in sorted(parts.items()):
             wrapper = WRAPPERS[site](self.host, layer, here)
             for name, part in here.items():
-                part.key = f"{name}.layers.{layer}"
+                part.name(name, layer)
                 wrapper.memory[name] = part
             placed.append((site, layer, wrapper))
         for site, layer, wrapper in placed:
             self.host.layers[layer].set_submodule(self.host.path(site), wrapper)
         self._sites = tuple(placed)
+        self._parts = tuple(part for _, _, part in self.parts())
         if placed:
             self._hook()
         self.host.model.add_module(ROOT, self)
@@ -203,7 +211,7 @@ class Memories(nn.Module):
         """Pre-hook of the base model: finds the addresses and reads what all layers share."""
         _refuse_reentrant(module, self.host.layers)
         for _, _, wrapper in self._sites:
-            wrapper.give(None)  # what an interrupted forward left behind
+            wrapper.given.clear()  # what an interrupted forward left behind
         kwargs = dict(kwargs)
         frame: Frame = kwargs.pop(KEYWORD, None) or Frame()
         frame.opened, frame.training, frame.muted = True, module.training, self.muted
@@ -223,12 +231,20 @@ class Memories(nn.Module):
                     f"for each position, [batch, tokens]."
                 )
             frame.lookup = self._addresses(ids)
+            frame.few = ids.numel() <= FEW and not (
+                frame.recording
+                or frame.muted
+                or torch.is_grad_enabled()
+                or torch.compiler.is_compiling()
+                or specified()
+            )
             for key, bank in self.shared.items():
                 frame.shared[key] = cast(Shared, bank).read(frame)
         frame.ids = None if ids is None else ids.reshape(-1)
         frame.mask = real_tokens(kwargs.get("attention_mask"), ids, kwargs.get("inputs_embeds"))
-        for _, _, part in self.parts():
-            if frame.training and torch.is_grad_enabled():
+        learning = frame.training and torch.is_grad_enabled()
+        for part in self._parts:
+            if learning:
                 part.begin()
             state = part.snapshot()
             if state is not None:

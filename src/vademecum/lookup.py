@@ -113,6 +113,8 @@ class Lookup:
     def rows_of(self, table: Tensor) -> Tensor:
         """What ``inverse`` counts in: the rows of ``table`` that are read, ``[U, ...]``, or the table itself."""
         if not self.whole:
+            if len(self.unique) == 1 and self._bounds is not None and not torch.is_grad_enabled():
+                return table[self._bounds[0] :][:1]  # a token alone: a view of its row, and no gather
             return table[self.unique.to(table.device)]
         if table.is_cuda:
             within = (self.unique >= 0) & (self.unique < len(table))
@@ -144,7 +146,8 @@ class Lookup:
         if torch.compiler.is_compiling() or not self.unique.numel():
             return
         if self._bounds is None:
-            object.__setattr__(self, "_bounds", (int(self.unique.min()), int(self.unique.max())))
+            ends = (self.unique,) * 2 if len(self.unique) == 1 else self.unique.aminmax()
+            object.__setattr__(self, "_bounds", (int(ends[0]), int(ends[1])))
         assert self._bounds is not None
         low, high = self._bounds
         if low < 0 or high >= rows:
@@ -183,6 +186,7 @@ class Frame:
         per_token: names of the statistics whose first dimension is the tokens.
         opened: whether a base model has filled the frame.
         summed: whether the model given to ``attach`` will add the losses to the caller's.
+        few: whether tokens are few, as in decoding, and there is nothing to differentiate, record or compile.
     """
 
     lookup: Lookup | None = None
@@ -191,6 +195,7 @@ class Frame:
     muted: bool = False
     opened: bool = False
     summed: bool = False
+    few: bool = False
     ids: Tensor | None = None
     mask: Tensor | None = None
     shared: dict[str, Any] = field(default_factory=dict)

@@ -102,16 +102,17 @@ class Part(nn.Module, ABC):
         site: which of the host's streams it acts on.
         exclusive: whether it takes the host module's place, so that no other part may stand at the same site.
         key: its name in the attached model, such as ``move.layers.3``; given by ``attach``.
+        kind_key: the key of its kind, such as ``move``, under which a forward holds what the kind's layers share.
     """
 
     site: ClassVar[str]
     exclusive: ClassVar[bool] = False
     key: str = ""
+    kind_key: str = ""
 
-    @property
-    def kind_key(self) -> str:
-        """The key of its kind, under which a forward holds what the kind's layers share."""
-        return self.key.split(".", 1)[0]
+    def name(self, kind_key: str, layer: int) -> None:
+        """Give it its place in the attached model."""
+        self.kind_key, self.key = kind_key, f"{kind_key}.layers.{layer}"
 
     @abstractmethod
     def cost(self) -> Cost:

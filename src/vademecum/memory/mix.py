@@ -74,9 +74,8 @@ class SharedMix(ValuePart):
         self.gate = gates
 
     def prepare(self, frame: Frame) -> None:
-        key = self._kin_key
-        if frame.training and self.selectivity and not frame.muted and key not in frame.shared:
-            frame.shared[key] = kinship(frame.shared[self.kind_key], frame)
+        if frame.training and self.selectivity and not frame.muted and self._kin_key not in frame.shared:
+            frame.shared[self._kin_key] = kinship(frame.shared[self.kind_key], frame)
 
     @property
     def _kin_key(self) -> str:
@@ -85,9 +84,11 @@ class SharedMix(ValuePart):
     def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
         if frame.muted:
             return value
-        rows = frame.shared[self.kind_key]
-        if not frame.recording and decode.serves(hidden, value, self.gate.weight, rows):
-            return decode.step(hidden, value, self.gate.weight, rows, scale=self.scale, bias=self.gate.bias)
+        if frame.few:
+            gate, rows, places = self.gate, frame.shared[self.kind_key], frame.addresses().inverse
+            done = decode.step(hidden, value, gate.weight, rows, places, scale=self.scale, bias=gate.bias)
+            if done is not None:
+                return done
         gates: Tensor = self.gate(hidden).flatten(0, -3)
         if frame.recording:
             frame.report(self.key, per_token={"gates": gates})

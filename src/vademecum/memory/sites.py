@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from vademecum.hosts import Host, ValueSlice
 from vademecum.lookup import Frame
-from vademecum.memory.base import FeedForwardPart, Part, ValuePart
+from vademecum.memory.base import FeedForwardPart, Part
 
 
-def _thread() -> int:
+def thread() -> int:
+    """The running thread; 0 inside a compiled graph, which cannot ask."""
     return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
@@ -23,6 +24,9 @@ class SiteWrapper(nn.Module):
 
     The frame of the running forward is handed over by the attention module's pre-hook, which lies inside what
     activation checkpointing recomputes; a wrapper that runs without one raises instead of going on without memory.
+
+    Attributes:
+        given: that frame and the thread it runs in, for one call; empty outside of a forward.
     """
 
     def __init__(self, host: nn.Module, layer: int) -> None:
@@ -31,22 +35,18 @@ class SiteWrapper(nn.Module):
         self.memory = nn.ModuleDict()
         self.layer = layer
         # In a list: a module looks over every attribute that is set on it, twice a layer and token in decoding.
-        self._given: list[tuple[Frame, int]] = []
-
-    def give(self, frame: Frame | None) -> None:
-        """Hand over the running forward's frame, for one call in this thread."""
-        self._given[:] = [] if frame is None else [(frame, _thread())]
+        self.given: list[tuple[Frame, int]] = []
 
     def take_frame(self) -> Frame:
         """The frame of the running forward; it serves one call, so that none is ever stale."""
-        given = self._given.pop() if self._given else None
-        if given is None or given[1] != _thread():
+        frame, whose = self.given.pop() if self.given else (None, 0)
+        if frame is None or whose != thread():
             raise RuntimeError(
                 f"the memory at layer {self.layer} ran outside a forward of its model, so it has no token ids to look "
                 f"up; call the model that vm.attach returned (or its base model), not a layer of it, and run one "
                 f"forward at a time: another thread's would read this one's rows."
             )
-        return given[0]
+        return frame
 
     @property
     def replaced(self) -> bool:
@@ -68,10 +68,10 @@ class ValueSite(SiteWrapper):
     def forward(self, hidden: Tensor) -> Tensor:
         """``[..., d]`` to the projection's ``[..., width]``, its value part changed by the memory."""
         frame = self.take_frame()
-        out = cast(Tensor, self.host(hidden))
+        out: Tensor = self.host(hidden)
         value = self.where.split(out, self.heads, self.dim)
         for part in self.memory.values():
-            value = cast(ValuePart, part)(value, hidden, frame)
+            value = part(value, hidden, frame)
         return self.where.join(out, value)
 
     @property

@@ -30,7 +30,10 @@ def step(
     value: int,
     weight: int,
     rows: int,
+    places: int,
     out: int,
+    tokens: int,
+    channels: int,
     width: int,
     slots: int,
     heads: int,
@@ -38,22 +41,25 @@ def step(
     scale: float,
     bias: float,
 ) -> None:
-    """Fill ``out`` ``[H, D]``; shapes as in :func:`vademecum.ops.mix.decode.step`, everything fp32 and contiguous."""
-    x = carray(_pointer(hidden), (width,), np.float32)
-    v = carray(_pointer(value), (heads, dim), np.float32)
+    """Fill ``out`` ``[tokens, H, D]``; shapes as in :func:`vademecum.ops.mix.decode.step`, everything contiguous."""
+    x = carray(_pointer(hidden), (tokens, channels), np.float32)
+    v = carray(_pointer(value), (tokens, heads, dim), np.float32)
     w = carray(_pointer(weight), (heads * (slots + 1), width), np.float32)
-    e = carray(_pointer(rows), (slots, heads, dim), np.float32)
-    o = carray(_pointer(out), (heads, dim), np.float32)
-    for h in range(heads):
-        for m in range(slots + 1):
-            logit = np.float32(0.0)
-            for d in range(width):
-                logit += w[h * (slots + 1) + m, d] * x[d]
-            if m:
-                gate = np.float32(scale * 2.0 / (1.0 + np.exp(-(logit + bias))))
-                for d in range(dim):
-                    o[h, d] += gate * e[m - 1, h, d]
-            else:
-                gate = np.float32(2.0 / (1.0 + np.exp(-logit)))
-                for d in range(dim):
-                    o[h, d] = gate * v[h, d]
+    p = carray(_pointer(places), (tokens,), np.int64)
+    # How many rows there are is not known here, and nothing asks for it.
+    e = carray(_pointer(rows), (1, slots, heads, dim), np.float32)
+    o = carray(_pointer(out), (tokens, heads, dim), np.float32)
+    for n in range(tokens):
+        for h in range(heads):
+            for m in range(slots + 1):
+                logit = np.float32(0.0)
+                for d in range(width):
+                    logit += w[h * (slots + 1) + m, d] * x[n, d]
+                if m:
+                    gate = np.float32(scale * 2.0 / (1.0 + np.exp(-(logit + bias))))
+                    for d in range(dim):
+                        o[n, h, d] += gate * e[p[n], m - 1, h, d]
+                else:
+                    gate = np.float32(2.0 / (1.0 + np.exp(-logit)))
+                    for d in range(dim):
+                        o[n, h, d] = gate * v[n, h, d]
