@@ -34,22 +34,19 @@ class Wires:
     """Hook of one layer's attention module: takes the frame off the keywords and gives it to the layer's sites."""
 
     def __init__(self, layer: int, sites: tuple[SiteWrapper, ...]) -> None:
-        self.layer = layer
-        self.given = tuple(site.given for site in sites)
+        self.layer, self.sites = layer, sites
 
     def take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Pre-hook: the attention itself never sees the frame."""
         frame = kwargs.pop(KEYWORD, None)
-        if not self.given:
-            return args, kwargs
-        if frame is None:
+        if frame is None and self.sites:
             raise RuntimeError(
                 f"layer {self.layer} did not hand its keywords on to {type(module).__name__}, so its memory has no "
                 f"ids to look up; a host's layers must pass **kwargs to their attention before it can carry a memory."
             )
-        entry = (frame, thread())
-        for given in self.given:
-            given[:] = [entry]
+        whose = thread()
+        for site in self.sites:
+            site.give(frame, whose)
         return args, kwargs
 
 
@@ -211,7 +208,7 @@ class Memories(nn.Module):
         """Pre-hook of the base model: finds the addresses and reads what all layers share."""
         _refuse_reentrant(module, self.host.layers)
         for _, _, wrapper in self._sites:
-            wrapper.given.clear()  # what an interrupted forward left behind
+            wrapper.given[:] = []  # what an interrupted forward left behind
         kwargs = dict(kwargs)
         frame: Frame = kwargs.pop(KEYWORD, None) or Frame()
         frame.opened, frame.training, frame.muted = True, module.training, self.muted

@@ -37,6 +37,10 @@ class SiteWrapper(nn.Module):
         # In a list: a module looks over every attribute that is set on it, twice a layer and token in decoding.
         self.given: list[tuple[Frame, int]] = []
 
+    def give(self, frame: Frame, whose: int) -> None:
+        """Hand over the running forward's frame, for one call in thread ``whose``."""
+        self.given[:] = [(frame, whose)]
+
     def take_frame(self) -> Frame:
         """The frame of the running forward; it serves one call, so that none is ever stale."""
         frame, whose = self.given.pop() if self.given else (None, 0)
