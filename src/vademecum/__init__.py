@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vademecum import hosts as hosts
     from vademecum import kinds as kinds
     from vademecum import ops as ops
+    from vademecum.kinds.entries import Entries as Entries
     from vademecum.kinds.lave import LaVE as LaVE
     from vademecum.kinds.moe import MoE as MoE
     from vademecum.kinds.move import MoVE as MoVE

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vademecum import history
 from vademecum.hosts import Host
 from vademecum.lookup import IDS_KEYWORD, KEYWORD, Frame, Lookup
 from vademecum.memory.bank import TENSOR, Bank
@@ -67,6 +68,7 @@ class Memories(nn.Module):
         self.kinds = dict(kinds)
         self.shape = host.shape
         self.shared = nn.ModuleDict(shared)
+        self._looks_back = max((one.looks_back for one in shared.values()), default=0)
         self.muted = False
         self.scratch: Scratch | None = None
         self.listeners: list[Listener] = []
@@ -215,30 +217,37 @@ class Memories(nn.Module):
         frame.recording = bool(self.listeners)
         given = kwargs.pop(IDS_KEYWORD, None)
         ids = given if given is not None else kwargs.get("input_ids", args[0] if args else None)
+        embeds = kwargs.get("inputs_embeds")
+        if self._looks_back and given is not None:
+            ids, frame.before = _apart(given, kwargs.get("input_ids", args[0] if args else None), embeds)
+        frame.ids = None if ids is None else ids.reshape(-1)
+        frame.mask = real_tokens(kwargs.get("attention_mask"), ids, embeds)
         if any(kind.addressed for kind in self.kinds.values()):
             if ids is None:
                 raise ValueError(
                     f"inputs_embeds was given without token ids, but the attached memory is looked up by id; pass the "
                     f"ids the embeddings stand for as {IDS_KEYWORD}=, or pass input_ids instead."
                 )
-            embeds = kwargs.get("inputs_embeds")
-            if embeds is not None and ids.shape != embeds.shape[:2]:
+            own = kwargs.get("input_ids", args[0] if args else None)
+            own = embeds if own is None else own
+            if given is not None and own is not None and ids.shape != own.shape[:2]:
                 raise ValueError(
-                    f"{IDS_KEYWORD} is {list(ids.shape)}, but inputs_embeds is {list(embeds.shape)}; give one id "
-                    f"for each position, [batch, tokens]."
+                    f"{IDS_KEYWORD} is {list(given.shape)}, but the model was given {list(own.shape)}; give one id for "
+                    f"each position, [batch, tokens]{', or all ids so far' if self._looks_back else ''}."
                 )
             frame.lookup = self._addresses(ids)
             frame.few = ids.numel() <= FEW and not (
-                frame.recording
+                frame.training
+                or frame.recording
                 or frame.muted
                 or torch.is_grad_enabled()
                 or torch.compiler.is_compiling()
                 or specified()
             )
+            if self._looks_back and frame.before is None:
+                frame.before = history.before(kwargs.get("past_key_values"), len(ids), self._looks_back)
             for key, bank in self.shared.items():
                 frame.shared[key] = cast(Shared, bank).read(frame)
-        frame.ids = None if ids is None else ids.reshape(-1)
-        frame.mask = real_tokens(kwargs.get("attention_mask"), ids, kwargs.get("inputs_embeds"))
         learning = frame.training and torch.is_grad_enabled()
         for part in self._parts:
             if learning:
@@ -263,6 +272,8 @@ class Memories(nn.Module):
         if frame.training and torch.is_grad_enabled():
             for _, _, part in self.parts():
                 part.settle(frame)
+        if self._looks_back and frame.lookup is not None:
+            history.remember(history.of_output(output), frame.tokens(), frame.before)
         for listener in self.listeners:
             listener.hear(frame)
         if not frame.summed:
@@ -282,6 +293,14 @@ class Memories(nn.Module):
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _ordered(ids: Tensor) -> Lookup:
     return Lookup.of(ids)
+
+
+def _apart(given: Tensor, ids: Tensor | None, embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The ids of a forward's own tokens, and those before them, from all ids so far."""
+    own = ids if ids is not None else embeds
+    tokens = given.shape[1] if own is None else own.shape[1]
+    earlier = given.shape[1] - tokens
+    return (given[:, earlier:], given[:, :earlier]) if earlier > 0 else (given, None)
 
 
 def _share_of_batch(kwargs: Mapping[str, Any]) -> float | Tensor:

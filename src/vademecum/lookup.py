@@ -177,6 +177,7 @@ class Frame:
         recording: whether someone asked for statistics (``vm.record``).
         muted: whether value memories are knocked out (``knocked_out``).
         ids: ``[B*T]`` token ids, or None where embeddings were given without them.
+        before: ``[B, n]`` ids of the tokens before, as far as a memory looks back; None where there are none.
         mask: ``[B*T]`` True where a token is real (not padding), or None when all are.
         shared: by kind, what was read once for all layers (``[U, ...]``).
         state: by layer key, buffers as they were when the forward began; a recompute must see the same ones.
@@ -197,6 +198,7 @@ class Frame:
     summed: bool = False
     few: bool = False
     ids: Tensor | None = None
+    before: Tensor | None = None
     mask: Tensor | None = None
     shared: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -215,3 +217,15 @@ class Frame:
         if self.lookup is None:
             raise RuntimeError("a memory addressed by token ids ran in a forward that has no ids.")
         return self.lookup
+
+    def tokens(self) -> Tensor:
+        """``[B, T]`` ids of this forward, -1 where a token is padding."""
+        ids = self.addresses().ids
+        return ids if self.mask is None else ids.masked_fill(~self.mask.view_as(ids).to(ids.device), -1)
+
+    def known(self, back: int) -> Tensor:
+        """``[B, n + T]``: :meth:`tokens`, and at most ``back`` of those before, as far as they are known."""
+        ids = self.tokens()
+        if self.before is None or not back:
+            return ids
+        return torch.cat([self.before[:, -back:].to(ids.device), ids], 1)

@@ -25,7 +25,8 @@ def test_it_is_the_equation(tokens: int, slots: int, heads: int, dim: int, wide:
     hidden, value = torch.randn(tokens, 1, 32, generator=draw), torch.randn(tokens, 1, heads, dim, generator=draw)
     weight = torch.randn(heads * (slots + 1), wide, generator=draw)
     rows, places = torch.randn(3, slots, heads, dim, generator=draw), torch.randint(3, (tokens,), generator=draw)
-    out = decode.step(hidden, value, weight, rows, places, scale=0.7, bias=bias)
+    with torch.no_grad():
+        out = decode.step(hidden, value, weight, rows, places, scale=0.7, bias=bias)
     assert out is not None
     assert out.shape == value.shape
     logits = (hidden[:, 0, :wide] @ weight.t()).view(tokens, heads, slots + 1)
@@ -37,6 +38,7 @@ def test_it_is_the_equation(tokens: int, slots: int, heads: int, dim: int, wide:
 def test_what_it_does_not_serve_goes_the_other_way() -> None:
     hidden, value, weight, rows = (torch.zeros(s) for s in ((1, 1, 8), (1, 1, 2, 4), (6, 8), (1, 2, 2, 4)))
 
+    @torch.no_grad()
     def served(*tensors: object) -> bool:
         return decode.step(*tensors, torch.zeros(1, dtype=torch.long), scale=1.0, bias=0.0) is not None  # type: ignore[arg-type]
 
@@ -48,6 +50,10 @@ def test_what_it_does_not_serve_goes_the_other_way() -> None:
     assert not served(hidden, torch.zeros(1, 1, 4, 2).transpose(2, 3), weight, rows)
     assert not served(hidden, value, torch.zeros(8, 6).t(), rows)
     assert not served(hidden, value, weight, object())
+    assert not served(torch.zeros(1, 2, 8), value, weight, rows)
+    assert not served(hidden, torch.zeros(1, 2, 2, 4), weight, rows)
+    with torch.no_grad(), torch.enable_grad():
+        assert decode.step(hidden, value, weight, rows, torch.zeros(1, dtype=torch.long), scale=1.0, bias=0.0) is None
 
 
 @pytest.mark.parametrize("few", [True, False])
@@ -72,6 +78,58 @@ def test_it_is_taken_where_tokens_are_few_and_nothing_else_is_wanted(
             model(input_ids=ids)
     model(input_ids=ids)
     assert not calls
+
+
+def test_a_gate_that_someone_listens_to_runs_as_a_module() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=2)).eval()
+    (_, _, site), *_ = vm.memories(model).sites()
+    heard = []
+    handle = site.memory["move"].gate.register_forward_hook(lambda *_: heard.append(1))
+    with torch.no_grad():
+        model(input_ids=tiny.ids(1, 4))
+    handle.remove()
+    assert heard == [1]
+
+
+def test_in_training_mode_a_few_tokens_without_gradients_have_the_loss_of_many() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3, selectivity=0.5)).train()
+    tiny.shake(model)
+    ids = tiny.ids(1, 8)
+    with torch.no_grad():
+        few = model(input_ids=ids, labels=ids).loss
+        with vm.ops.backend("naive"):
+            torch.testing.assert_close(few, model(input_ids=ids, labels=ids).loss)
+
+
+def test_gradients_turned_on_between_two_layers_come_through() -> None:
+    def gradient() -> torch.Tensor:
+        model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3))
+        tiny.shake(model)
+        steer = torch.zeros(32, requires_grad=True)
+
+        def before(_: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, object]) -> object:
+            torch.set_grad_enabled(True)
+            return (args[0] + steer, *args[1:]), kwargs
+
+        model.model.layers[1].register_forward_pre_hook(before, with_kwargs=True)
+        with torch.no_grad():
+            model(input_ids=tiny.ids(1, 6)).logits.sum().backward()
+        assert steer.grad is not None
+        return steer.grad
+
+    fast = gradient()
+    with vm.ops.backend("naive"):
+        torch.testing.assert_close(fast, gradient(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("given", [1, 2, 5, 32])
+def test_ids_that_are_not_those_of_the_tokens_are_refused(given: int) -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3))
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match=r"memory_ids is \[1, \d+\], but the model was given \[1, 4\]"),
+    ):
+        model(input_ids=tiny.ids(1, 4), memory_ids=tiny.ids(1, given))
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -154,7 +154,13 @@ class FeedForwardPart(Part):
 
 
 class Shared(nn.Module, ABC):
-    """What a kind owns once for all layers: read once per forward."""
+    """What a kind owns once for all layers: read once per forward.
+
+    Attributes:
+        looks_back: how many tokens before a forward it must know.
+    """
+
+    looks_back: int = 0
 
     @abstractmethod
     def read(self, frame: Frame) -> Any:

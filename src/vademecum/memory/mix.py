@@ -84,8 +84,9 @@ class SharedMix(ValuePart):
     def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
         if frame.muted:
             return value
-        if frame.few:
-            gate, rows, places = self.gate, frame.shared[self.kind_key], frame.addresses().inverse
+        gate = self.gate
+        if frame.few and not (gate._forward_hooks or gate._forward_pre_hooks):  # someone may be listening to the gates
+            rows, places = frame.shared[self.kind_key], frame.addresses().inverse
             done = decode.step(hidden, value, gate.weight, rows, places, scale=self.scale, bias=gate.bias)
             if done is not None:
                 return done

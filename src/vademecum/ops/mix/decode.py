@@ -22,8 +22,8 @@ def step(
 ) -> Tensor | None:
     """``v' = g_0 v + scale * sum_m g_m E_m`` with ``g = 2 sigmoid(W x + b)``, b for the slots alone.
 
-    Whether tokens are few, and nothing is to be differentiated, recorded or compiled, the frame says once for all
-    layers; here is asked what may differ between them, in as few words as will do.
+    Whether tokens are few, and nothing is trained, recorded or compiled, the frame says once for all layers; here is
+    asked what may differ between them, in as few words as will do.
 
     Args:
         hidden: ``[..., d]`` of N tokens; leading channels are read, as many as ``weight`` is wide.
@@ -35,14 +35,20 @@ def step(
         bias: of the slots' logits.
 
     Returns:
-        The shape of ``value``; None where they are not all fp32 tensors in one piece on a CPU.
+        The shape of ``value``; None where they are not all fp32 tensors in one piece on a CPU, and of N tokens, or a
+        gradient may be wanted.
     """
     if not (
         type(rows) is Tensor
         and not torch.compiler.is_compiling()  # a layer may be compiled by itself, inside a frame that is not
+        and not torch.is_grad_enabled()  # or have gradients turned on before it
         and hidden.dtype is value.dtype is weight.dtype is rows.dtype is torch.float32
         and hidden.is_cpu
+        and weight.is_cpu
         and rows.is_cpu
+        and places.is_cpu
+        and hidden.numel() == len(places) * hidden.shape[-1]
+        and value.numel() == len(places) * rows.shape[-1] * rows.shape[-2]
         and hidden.is_contiguous()
         and value.is_contiguous()
         and weight.is_contiguous()

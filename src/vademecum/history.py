@@ -1,0 +1,111 @@
+"""The token ids that came before a forward, where a key-value cache stands for them.
+
+A memory that looks back more than one token needs them, and a forward is given only what is new. They are kept on the
+cache itself: a cache that is copied takes them along, one that is cut back makes the rest meaningless, and where beams
+are reordered they are reordered too.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_KEPT = "vademecum_ids"
+
+
+def of_output(output: Any) -> Any | None:
+    """The cache in what a base model returned, or None."""
+    if hasattr(output, "past_key_values"):
+        return output.past_key_values
+    if isinstance(output, tuple):
+        return next((one for one in output if hasattr(one, "get_seq_length")), None)
+    return None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def before(kept: Any | None, texts: int, back: int) -> Tensor | None:
+    """``[B, n]`` the last ids that ``kept`` stands for, at most ``back``; None where it is empty.
+
+    Args:
+        kept: the cache that a forward is given, or None.
+        texts: B of the forward.
+        back: how far the memory looks.
+
+    Raises:
+        RuntimeError: the cache holds tokens whose ids were not seen, or not in this order.
+    """
+    length = 0 if kept is None else int(kept.get_seq_length())
+    if length == 0:
+        return None
+    seen = getattr(kept, _KEPT, None)
+    if seen is None or seen.shape[1] < length or len(seen) != texts:
+        what = "no" if seen is None else f"{len(seen)} x {seen.shape[1]}"
+        raise RuntimeError(
+            f"the cache stands for {length} tokens of {texts} texts, and this memory, which looks back {back}, saw "
+            f"{what} ids of them; let the model with its memory fill the cache, or give all ids so far as memory_ids=, "
+            f"[batch, {length} + tokens of this forward]."
+        )
+    last: Tensor = seen[:, :length][:, -back:]
+    return last
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def remember(kept: Any | None, ids: Tensor, came_before: Tensor | None) -> None:
+    """Note on ``kept`` that a forward of ``ids`` filled it.
+
+    Args:
+        kept: the cache after the forward, or None.
+        ids: ``[B, T]`` of the forward's tokens; negative where one is padding.
+        came_before: ``[B, n]`` what the forward knew of those before.
+    """
+    if kept is None:
+        return
+    earlier = int(kept.get_seq_length()) - ids.shape[1]
+    seen = getattr(kept, _KEPT, None)
+    if came_before is not None and came_before.shape[1] == earlier:
+        seen = came_before
+    if earlier < 0 or (earlier and (seen is None or seen.shape[1] < earlier)):
+        return  # nothing that a later forward could rely on; it will say so
+    if not isinstance(kept, Remembering):
+        cls: type = type(kept)
+        kept.__class__ = _remembering(cls)
+    setattr(kept, _KEPT, ids if earlier == 0 else torch.cat([seen[:, :earlier].to(ids.device), ids], 1))  # type: ignore[index]
+
+
+class Remembering:
+    """What a cache does with its ids where it moves its texts about; mixed into the cache's own class."""
+
+    vademecum_ids: Tensor | None = None
+
+    def _moved(self, index: Tensor) -> None:
+        if self.vademecum_ids is not None:
+            self.vademecum_ids = self.vademecum_ids[index.to(self.vademecum_ids.device)]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """As the cache does."""
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._moved(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """As the cache does."""
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._moved(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """As the cache does."""
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        if self.vademecum_ids is not None:
+            self.vademecum_ids = self.vademecum_ids.repeat_interleave(repeats, 0)
+
+    def reset(self) -> None:
+        """As the cache does."""
+        super().reset()  # type: ignore[misc]
+        self.vademecum_ids = None
+
+
+@cache
+def _remembering(cls: type) -> type:
+    return type(f"Remembering{cls.__name__}", (Remembering, cls), {"__module__": cls.__module__})

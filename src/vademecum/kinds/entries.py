@@ -1,0 +1,68 @@
+"""Entries: an editable memory. Value rows at exact headwords, for facts that are written, changed and taken out.
+
+``v'[t,h] = v[t,h] + sum_e g_e(x_t) E_{l,e,h}`` over the entries e whose headword, an exact sequence of token ids, ends
+at token t; ``g_e = 2 sigmoid(w_{l,e} x + b_{l,e})``. A token at which no headword ends is left as it is, bit for bit.
+Related in spirit to lookups by hashed n-grams (Engram, arXiv:2601.07372); here keys are exact, so nothing collides.
+Parameters: entries x (H*D + gate width + 1) per layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from vademecum.kinds.move import gate_width
+from vademecum.memory.base import Built, Kind, Site, require
+from vademecum.memory.entries import EntryGates, EntryRows, EntryValues, Headwords, Spelling, spellings_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entries(Kind):
+    """Value rows at headwords.
+
+    Attributes:
+        headwords: by entry, the token ids of each of its spellings; the longest spelling that ends at a token counts,
+            and entries that share a spelling all speak.
+        gate_width: leading channels of the hidden state that an entry's gate reads; None reads all.
+    """
+
+    headwords: tuple[tuple[Spelling, ...], ...] = (((0,),),)
+    gate_width: int | None = None
+
+    name: ClassVar[str] = "entries"
+    title: ClassVar[str] = "Entries at exact headwords"
+    paper: ClassVar[str] = "none (after Engram, arXiv:2601.07372)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "headwords", spellings_of(self.headwords))
+
+    def build(self, site: Site, layers: tuple[int, ...]) -> Built:
+        shape = site.shape
+        width = gate_width(self.gate_width, shape.hidden, "Entries")
+        highest = max(one for spellings in self.headwords for spelling in spellings for one in spelling)
+        require(
+            highest < shape.vocabulary,
+            f"Entries has a headword with token id {highest}, but the host has ids 0 to {shape.vocabulary - 1}; make "
+            f"headwords with this host's tokenizer.",
+        )
+        count = len(self.headwords)
+
+        def part(layer: int) -> EntryValues:
+            device = site.device(layer)
+            rows = EntryRows(count, shape.value_heads * shape.value_dim, dtype=site.dtype, device=device)
+            return EntryValues(rows, EntryGates(count, width, dtype=site.dtype, device=device))
+
+        return Built({layer: part(layer) for layer in layers}, Headwords(self.headwords, shape.vocabulary))
+
+    @property
+    def neutral(self) -> bool:
+        return True
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        common = tuple(((one,),) for one in range(1, 61, 2))
+        return (
+            cls(headwords=(*common, tuple((one, 2) for one in range(61)))),
+            cls(headwords=(((3,), (4, 5)), ((4, 5),), *common[:9], ((8, 8), (5,), (6,), (2,))), gate_width=5),
+        )

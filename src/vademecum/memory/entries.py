@@ -1,0 +1,153 @@
+"""Entries: value rows that speak where a headword, an exact sequence of token ids, ends, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vademecum.lookup import Frame
+from vademecum.memory.base import Cost, Role, Shared, ValuePart
+from vademecum.ops import ngrams
+
+Spelling = tuple[int, ...]
+
+
+class Matches(NamedTuple):
+    """Where entries speak in a forward.
+
+    Attributes:
+        places: ``[P]`` tokens, numbered through the batch; ascending, one as often as entries speak there.
+        entries: ``[P]`` which.
+    """
+
+    places: Tensor
+    entries: Tensor
+
+
+class Headwords(Shared):
+    """Finds where headwords end. Of headwords that end at one token the longest counts; all its entries speak."""
+
+    def __init__(self, headwords: Sequence[Sequence[Spelling]], vocabulary: int) -> None:
+        """Make the trie.
+
+        Args:
+            headwords: by entry, its spellings; two entries may share one.
+            vocabulary: of the host.
+        """
+        super().__init__()
+        by_spelling: dict[Spelling, list[int]] = {}
+        for entry, spellings in enumerate(headwords):
+            for spelling in spellings:
+                by_spelling.setdefault(spelling, []).append(entry)
+        self._trie = ngrams.made(list(by_spelling), vocabulary)
+        self.looks_back = self._trie.depth - 1
+        owners = list(by_spelling.values())
+        self._counts = torch.tensor([len(own) for own in owners])
+        self._starts = self._counts.cumsum(0) - self._counts
+        self._owners = torch.tensor([entry for own in owners for entry in own])
+
+    def read(self, frame: Frame) -> Matches | None:
+        """Where entries speak in this forward; None where none does."""
+        found: Matches | None = self._found(frame)
+        return found
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _found(self, frame: Frame) -> Matches | None:
+        ids, tokens = frame.known(self.looks_back), frame.addresses().ids.shape[1]
+        trie = self._trie = self._trie.to(ids.device)
+        places, spellings = ngrams.match(ids, trie, tokens)
+        if not len(places):
+            return None
+        counts, starts = self._counts.to(ids.device)[spellings], self._starts.to(ids.device)[spellings]
+        which = torch.arange(len(places), device=ids.device).repeat_interleave(counts)
+        within = torch.arange(len(which), device=ids.device) - (counts.cumsum(0) - counts)[which]
+        return Matches(places[which], self._owners.to(ids.device)[starts[which] + within])
+
+    def cost(self) -> Cost:
+        return Cost()
+
+
+class EntryGates(nn.Module):
+    """How much an entry says in a context: ``g = 2 sigmoid(w_e x + b_e)``, 1 where w and b are zero.
+
+    Attributes:
+        weight: ``[E, width]``; role ``router``.
+        bias: ``[E]``.
+    """
+
+    role: ClassVar[Role] = Role.ROUTER
+
+    def __init__(self, entries: int, width: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(entries, width, dtype=dtype, device=device))
+        self.bias = nn.Parameter(torch.zeros(entries, dtype=dtype, device=device))
+
+    def forward(self, hidden: Tensor, entries: Tensor) -> Tensor:
+        """``[P]`` for ``hidden`` ``[P, d]`` of the tokens where ``entries`` ``[P]`` speak."""
+        logits = (hidden[:, : self.weight.shape[1]] * self.weight[entries]).sum(-1) + self.bias[entries]
+        return 2.0 * torch.sigmoid(logits)
+
+
+class EntryRows(nn.Module):
+    """What entries say in one layer.
+
+    Attributes:
+        weight: ``[E, H*D]``; role ``bank``.
+    """
+
+    role: ClassVar[Role] = Role.BANK
+
+    def __init__(self, entries: int, width: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(entries, width, dtype=dtype, device=device))
+
+
+class EntryValues(ValuePart):
+    """``v' = v + sum_e g_e(x) E_e`` at a token where entries e speak; elsewhere the very value that came."""
+
+    def __init__(self, rows: EntryRows, gate: EntryGates) -> None:
+        super().__init__()
+        self.rows, self.gate = rows, gate
+
+    def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
+        found: Matches | None = frame.shared[self.kind_key]
+        if found is None or frame.muted:
+            return value
+        places, entries = (one.to(value.device) for one in found)
+        gates = self.gate(hidden.flatten(0, -2)[places], entries)
+        said = gates[:, None] * self.rows.weight[entries]
+        return value.flatten(-2).flatten(0, -2).index_add(0, places, said.to(value.dtype)).view_as(value)
+
+    def cost(self) -> Cost:
+        params = [*self.rows.parameters(), *self.gate.parameters()]
+        one = sum(p.numel() // len(p) for p in params)
+        size = sum(p.numel() // len(p) * p.element_size() for p in params)
+        return Cost(params=sum(p.numel() for p in params), active_params=one, bytes_per_token=size)
+
+    def extra_repr(self) -> str:
+        return f"entries={len(self.rows.weight)}"
+
+
+def spellings_of(given: Any) -> tuple[tuple[Spelling, ...], ...]:
+    """Headwords from plain data: lists become tuples.
+
+    Raises:
+        ValueError: something in it is no sequence of ids.
+    """
+    try:
+        found = tuple(tuple(tuple(spelling) for spelling in spellings) for spellings in given)
+    except TypeError:
+        found = ()
+    whole = all(type(one) is int and one >= 0 for spellings in found for spelling in spellings for one in spelling)
+    if not (found and whole and all(spellings and all(spellings) for spellings in found)):
+        raise ValueError(
+            f"headwords={given!r} was given; expected by entry the ids of each of its spellings, such as "
+            f"[[[4649]], [[703, 1522], [703, 9021]]]."
+        )
+    for spellings in found:
+        if len(set(spellings)) < len(spellings):
+            raise ValueError(f"an entry has a spelling twice: {spellings!r}; name each once.")
+    return found
