@@ -16,8 +16,8 @@ from tests import tiny
 HEADWORDS = (((7, 8), (9,)), ((7, 8), (5, 7, 8)), ((11,),))
 
 
-def attached(name: str = "qwen3", headwords: Any = HEADWORDS) -> Any:
-    model = vm.attach(tiny.host(name), vm.Entries(headwords=headwords))
+def attached(name: str = "qwen3", headwords: Any = HEADWORDS, **settings: Any) -> Any:
+    model = vm.attach(tiny.host(name), vm.Entries(headwords=headwords, **settings))
     tiny.shake(model)
     return model
 
@@ -67,6 +67,19 @@ def test_the_equation_with_entries_that_share_a_headword_and_the_longest_that_wi
     torch.testing.assert_close(said[2], gates[2, 1] * rows[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(said[5], gates[5, 0] * rows[0] + gates[5, 1] * rows[1], rtol=1e-4, atol=1e-5)
     assert not said[[0, 1, 3, 4]].any()
+
+
+def test_entries_may_speak_from_a_headwords_end_on_across_forwards_and_in_their_own_text_alone() -> None:
+    model = attached(reach="after")
+    ids = torch.tensor([[1, 7, 8, 3, 2, 8], [8, 7, 7, 2, 2, 1], [2, 2, 2, 2, 2, 11]])
+    assert changed(model, ids) == [[0, 2], [0, 3], [0, 4], [0, 5], [2, 5]]
+    with torch.no_grad():
+        cache = model(input_ids=ids[:, :4], use_cache=True).past_key_values
+    assert changed(model, ids[:, 4:], past_key_values=cache) == [[0, 0], [0, 1], [2, 1]]
+    again = torch.tensor([[11, 2, 11, 11, 1]])  # the same entry does not speak twice
+    once = values(model, again)
+    other = attached(reach="after", headwords=(*HEADWORDS[:2], ((11,), (2, 11))))
+    torch.testing.assert_close(values(other, again), once)
 
 
 def test_padding_is_no_part_of_a_headword() -> None:
@@ -140,6 +153,11 @@ def test_a_headword_of_another_vocabulary_is_refused_and_the_model_unchanged() -
     with pytest.raises(ValueError, match="token id 61, but the host has ids 0 to 60"):
         vm.attach(model, vm.Entries(headwords=(((61,),),)))
     assert not hasattr(model, "vademecum")
+
+
+def test_a_reach_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"reach='before'.*'end' or 'after'"):
+        vm.Entries(reach="before")
 
 
 def test_headwords_survive_json() -> None:

@@ -1,7 +1,9 @@
 """Entries: an editable memory. Value rows at exact headwords, for facts that are written, changed and taken out.
 
 ``v'[t,h] = v[t,h] + sum_e g_e(x_t) E_{l,e,h}`` over the entries e whose headword, an exact sequence of token ids, ends
-at token t; ``g_e = 2 sigmoid(w_{l,e} x + b_{l,e})``. A token at which no headword ends is left as it is, bit for bit.
+at token t (``reach="end"``), or ended at or before it in the same text (``"after"``); ``g_e = 2 sigmoid(w_{l,e} x +
+b_{l,e})``. A token at which no entry speaks is left as it is, bit for bit. At a headword's end a gate sees what was
+said before it, "the capital of France"; after it also what is asked then, "France's capital".
 Related in spirit to lookups by hashed n-grams (Engram, arXiv:2601.07372); here keys are exact, so nothing collides.
 Parameters: entries x (H*D + gate width + 1) per layer.
 """
@@ -13,7 +15,15 @@ from typing import ClassVar, Self
 
 from vademecum.kinds.move import gate_width
 from vademecum.memory.base import Built, Kind, Site, require
-from vademecum.memory.entries import EntryGates, EntryRows, EntryValues, Headwords, Spelling, spellings_of
+from vademecum.memory.entries import (
+    REACHES,
+    EntryGates,
+    EntryRows,
+    EntryValues,
+    Headwords,
+    Spelling,
+    spellings_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +33,12 @@ class Entries(Kind):
     Attributes:
         headwords: by entry, the token ids of each of its spellings; the longest spelling that ends at a token counts,
             and entries that share a spelling all speak.
+        reach: "end", an entry speaks at the token where its headword ends; "after", at that token and all that follow.
         gate_width: leading channels of the hidden state that an entry's gate reads; None reads all.
     """
 
     headwords: tuple[tuple[Spelling, ...], ...] = (((0,),),)
+    reach: str = "end"
     gate_width: int | None = None
 
     name: ClassVar[str] = "entries"
@@ -36,6 +48,10 @@ class Entries(Kind):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "headwords", spellings_of(self.headwords))
+        require(
+            self.reach in REACHES,
+            f"Entries(reach={self.reach!r}) was given; expected {' or '.join(map(repr, REACHES))}.",
+        )
 
     def build(self, site: Site, layers: tuple[int, ...]) -> Built:
         shape = site.shape
@@ -53,7 +69,7 @@ class Entries(Kind):
             rows = EntryRows(count, shape.value_heads * shape.value_dim, dtype=site.dtype, device=device)
             return EntryValues(rows, EntryGates(count, width, dtype=site.dtype, device=device))
 
-        return Built({layer: part(layer) for layer in layers}, Headwords(self.headwords, shape.vocabulary))
+        return Built({layer: part(layer) for layer in layers}, Headwords(self.headwords, shape.vocabulary, self.reach))
 
     @property
     def neutral(self) -> bool:
@@ -65,4 +81,5 @@ class Entries(Kind):
         return (
             cls(headwords=(*common, tuple((one, 2) for one in range(61)))),
             cls(headwords=(((3,), (4, 5)), ((4, 5),), *common[:9], ((8, 8), (5,), (6,), (2,))), gate_width=5),
+            cls(headwords=(((3,), (4, 5)), ((4, 5),), *common[:9], ((8, 8), (5,), (6,), (2,))), reach="after"),
         )

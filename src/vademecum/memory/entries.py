@@ -1,4 +1,4 @@
-"""Entries: value rows that speak where a headword, an exact sequence of token ids, ends, and nowhere else."""
+"""Entries: value rows that speak where a headword, an exact sequence of token ids, ends, or from there on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from vademecum.memory.base import Cost, Role, Shared, ValuePart
 from vademecum.ops import ngrams
 
 Spelling = tuple[int, ...]
+#: From where a headword ends, how far its entries speak: at that token, or at it and all that follow in the text.
+REACHES = ("end", "after")
+
+
+#: More tokens than any text has: a memory that looks back to the beginning.
+WHOLE = 2**62
 
 
 class Matches(NamedTuple):
@@ -30,12 +36,13 @@ class Matches(NamedTuple):
 class Headwords(Shared):
     """Finds where headwords end. Of headwords that end at one token the longest counts; all its entries speak."""
 
-    def __init__(self, headwords: Sequence[Sequence[Spelling]], vocabulary: int) -> None:
+    def __init__(self, headwords: Sequence[Sequence[Spelling]], vocabulary: int, reach: str) -> None:
         """Make the trie.
 
         Args:
             headwords: by entry, its spellings; two entries may share one.
             vocabulary: of the host.
+            reach: one of :data:`REACHES`.
         """
         super().__init__()
         by_spelling: dict[Spelling, list[int]] = {}
@@ -43,7 +50,8 @@ class Headwords(Shared):
             for spelling in spellings:
                 by_spelling.setdefault(spelling, []).append(entry)
         self._trie = ngrams.made(list(by_spelling), vocabulary)
-        self.looks_back = self._trie.depth - 1
+        self.reach = reach
+        self.looks_back = self._trie.depth - 1 if reach == "end" else WHOLE
         owners = list(by_spelling.values())
         self._counts = torch.tensor([len(own) for own in owners])
         self._starts = self._counts.cumsum(0) - self._counts
@@ -58,16 +66,40 @@ class Headwords(Shared):
     def _found(self, frame: Frame) -> Matches | None:
         ids, tokens = frame.known(self.looks_back), frame.addresses().ids.shape[1]
         trie = self._trie = self._trie.to(ids.device)
-        places, spellings = ngrams.match(ids, trie, tokens)
+        places, spellings = ngrams.match(ids, trie, tokens if self.reach == "end" else ids.shape[1])
         if not len(places):
             return None
         counts, starts = self._counts.to(ids.device)[spellings], self._starts.to(ids.device)[spellings]
         which = torch.arange(len(places), device=ids.device).repeat_interleave(counts)
         within = torch.arange(len(which), device=ids.device) - (counts.cumsum(0) - counts)[which]
-        return Matches(places[which], self._owners.to(ids.device)[starts[which] + within])
+        found = Matches(places[which], self._owners.to(ids.device)[starts[which] + within])
+        return found if self.reach == "end" else _from_there_on(found, ids.shape[1], tokens)
 
     def cost(self) -> Cost:
         return Cost()
+
+
+def _from_there_on(ends: Matches, width: int, tokens: int) -> Matches | None:
+    """Entries speak at all of a forward's ``tokens`` that follow the first end of a headword, and at the end itself.
+
+    Args:
+        ends: in texts of ``width`` tokens, of which the last ``tokens`` are the forward's.
+        width: tokens of a text, with those before.
+        tokens: T.
+    """
+    texts = torch.div(ends.places, width, rounding_mode="floor")
+    count = int(ends.entries.max()) + 1
+    keys, inverse = torch.unique(texts * count + ends.entries, return_inverse=True)
+    first = torch.full_like(keys, width).scatter_reduce(0, inverse, ends.places % width, "amin")
+    begin = (first - (width - tokens)).clamp_min(0)
+    lengths = tokens - begin
+    which = torch.arange(len(keys), device=keys.device).repeat_interleave(lengths)
+    if not len(which):
+        return None
+    within = torch.arange(len(which), device=keys.device) - (lengths.cumsum(0) - lengths)[which]
+    places = torch.div(keys, count, rounding_mode="floor")[which] * tokens + begin[which] + within
+    order = places.argsort(stable=True)
+    return Matches(places[order], (keys % count)[which][order])
 
 
 class EntryGates(nn.Module):
