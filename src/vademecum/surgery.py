@@ -7,7 +7,7 @@ the host as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,22 +111,17 @@ def assemble(
                 f"attach was given {kind!r}; expected a kind such as vm.MoVE(slots=8), not its class or name."
             )
     found = hosts.find(model, host)
-    keyed = _keys(kinds)
+    keyed = keys_of(kinds)
     shared: dict[str, Shared] = {}
     parts: dict[tuple[int, str], dict[str, Part]] = {}
-    site = _site(found)
+    site = site_of(found)
     for key, kind in keyed.items():
         built = kind.build(site, chosen_layers(kind.layers, found.shape.layers, type(kind).__name__))
         if built.shared is not None:
             shared[key] = built.shared
         for layer, part in built.parts.items():
             here = parts.setdefault((layer, part.site), {})
-            rival = next((name for name, other in here.items() if other.exclusive and part.exclusive), None)
-            if rival:
-                raise ValueError(
-                    f"{rival} and {key} both want to take the place of layer {layer}'s {part.site.replace('_', '-')}; "
-                    f"give them different layers, for instance layers=[{layer}] and the other layers."
-                )
+            require_free(here, key, part, layer)
             here[key] = part
     root = Memories(found, keyed, shared)
     root.place(parts)
@@ -238,7 +233,17 @@ def knocked_out(model: nn.Module) -> Iterator[None]:
         root.muted = before
 
 
-def _keys(kinds: tuple[Kind, ...]) -> dict[str, Kind]:
+def require_free(here: Mapping[str, Part], key: str, part: Part, layer: int) -> None:
+    """Raise ValueError if ``part`` of ``key`` wants a place that one of the parts ``here`` has taken."""
+    rival = next((name for name, other in here.items() if other.exclusive and part.exclusive), None)
+    if rival:
+        raise ValueError(
+            f"{rival} and {key} both want to take the place of layer {layer}'s {part.site.replace('_', '-')}; "
+            f"give them different layers, for instance layers=[{layer}] and the other layers."
+        )
+
+
+def keys_of(kinds: tuple[Kind, ...]) -> dict[str, Kind]:
     """Kinds by name, numbered from the second of the same name on."""
     keyed: dict[str, Kind] = {}
     for kind in kinds:
@@ -247,7 +252,9 @@ def _keys(kinds: tuple[Kind, ...]) -> dict[str, Kind]:
     return keyed
 
 
-def _site(host: hosts.Host) -> Site:
+def site_of(host: hosts.Host) -> Site:
+    """What kinds may know of ``host``."""
+
     def value(layer: int) -> Tensor:
         weight: Tensor = host.module(layer, "value").weight  # type: ignore[assignment]
         if weight.is_meta:

@@ -35,11 +35,13 @@ class Entries(Kind):
             and entries that share a spelling all speak.
         reach: "end", an entry speaks at the token where its headword ends; "after", at that token and all that follow.
         gate_width: leading channels of the hidden state that an entry's gate reads; None reads all.
+        label: what this set of entries is called; sets on one model are added in the order of their labels.
     """
 
     headwords: tuple[tuple[Spelling, ...], ...] = (((0,),),)
     reach: str = "end"
     gate_width: int | None = None
+    label: str = ""
 
     name: ClassVar[str] = "entries"
     title: ClassVar[str] = "Entries at exact headwords"

@@ -1,0 +1,105 @@
+"""One more memory onto a model that may have some, or one of them off again, with the others as they are.
+
+The wrappers and hooks are taken off and put on anew; the memories' own modules, with all they have learned, stay the
+very same objects. Kinds that say an order among their like are kept in it, whoever came first, so that the model does
+not depend on history to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import nn
+
+from vademecum import hosts
+from vademecum.attached import ROOT, Memories
+from vademecum.memory.bank import Bank
+from vademecum.memory.base import Built, Kind, Part, Shared, chosen_layers
+from vademecum.surgery import keys_of, memories, require_free, site_of
+
+#: A kind on a model, and the modules that were made for it.
+Made = tuple[Kind, Built]
+
+
+def extend(model: nn.Module, kind: Kind, *, host: hosts.Family | None = None) -> Built:
+    """Put ``kind`` on ``model`` beside whatever is there.
+
+    Args:
+        model: a host, with or without memories.
+        kind: without a bank, which would need a place.
+        host: names of the host's modules, for families that ``vademecum.hosts`` does not know.
+
+    Returns:
+        The modules that were made.
+
+    Raises:
+        ValueError: the kind has a bank or does not fit, or the model is being recorded. The model is then unchanged.
+    """
+    root = _root(model)
+    found = hosts.find(model, host) if root is None else root.host
+    layers = chosen_layers(kind.layers, found.shape.layers, type(kind).__name__)
+    built = kind.build(site_of(found), layers)
+    modules = [*built.parts.values(), *([built.shared] if built.shared is not None else [])]
+    if any(isinstance(module, Bank) for one in modules for module in one.modules()):
+        raise ValueError(
+            f"{type(kind).__name__} has a bank, which needs a place; give it to vm.attach with the others."
+        )
+    there = [] if root is None else _made(root)
+    _replace(model, found, root, _ordered([*there, (kind, built)]))
+    return built
+
+
+def withdraw(model: nn.Module, kind: Kind) -> None:
+    """Take ``kind``, the very object, off ``model``; the last one off leaves the bare host, bit for bit.
+
+    Raises:
+        ValueError: it is not there, or the model is being recorded. The model is then unchanged.
+    """
+    root = memories(model)
+    there = _made(root)
+    left = [(other, built) for other, built in there if other is not kind]
+    if len(left) == len(there):
+        raise ValueError(f"this {type(kind).__name__} is not on the model; on it are {', '.join(root.kinds)}.")
+    _replace(model, root.host, root, left)
+
+
+def _root(model: nn.Module) -> Memories | None:
+    root = getattr(model, ROOT, None)
+    return root if isinstance(root, Memories) else None
+
+
+def _made(root: Memories) -> list[Made]:
+    parts: dict[str, dict[int, Part]] = {}
+    for key, layer, part in root.parts():
+        parts.setdefault(key, {})[layer] = part
+    return [
+        (kind, Built(parts.get(key, {}), cast(Shared, root.shared[key]) if key in root.shared else None))
+        for key, kind in root.kinds.items()
+    ]
+
+
+def _ordered(made: Sequence[Made]) -> list[Made]:
+    """The same, those that have a label in the order of their labels, after all others."""
+    return sorted(made, key=lambda one: getattr(one[0], "label", ""))
+
+
+def _replace(model: nn.Module, host: hosts.Host, old: Memories | None, made: Sequence[Made]) -> None:
+    keys = keys_of(tuple(kind for kind, _ in made))
+    parts: dict[tuple[int, str], dict[str, Part]] = {}
+    shared: dict[str, Shared] = {}
+    for key, (_, built) in zip(keys, made, strict=True):
+        for layer, part in built.parts.items():
+            here = parts.setdefault((layer, part.site), {})
+            require_free(here, key, part, layer)
+            here[key] = part
+        if built.shared is not None:
+            shared[key] = built.shared
+    if old is not None and old.listeners:
+        raise ValueError("the model is being recorded (vm.record); leave that block before its memories change.")
+    new = Memories(host, keys, shared)
+    if old is not None:
+        new.muted, new.scratch = old.muted, old.scratch
+        old.remove()
+    if made:
+        new.place(parts)
