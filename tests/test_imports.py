@@ -23,7 +23,7 @@ FLOORS = (
     {"kinds", "attached", "surgery", "grafting", "naming"},
     {"state", "roles", "rows", "saving", "sharding", "about", "converting"},
     {"vademecum"},
-    {"training", "analysis", "pages"},
+    {"training", "analysis", "pages", "editing"},
     {"compare"},
     {"studies", "inspection"},
     {"cli", "__main__"},

@@ -1,0 +1,124 @@
+"""An edit of one model: put on, taken off, kept in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vademecum import grafting
+from vademecum.attached import ROOT, Memories
+from vademecum.editing import fingerprint, overlay
+from vademecum.editing.facts import require_agreement
+from vademecum.editing.overlay import Overlay
+from vademecum.kinds.entries import Entries
+from vademecum.memory.base import Built
+
+
+class Edit:
+    """Facts that can be put on a model and taken off again; the host's own weights never change.
+
+    Attributes:
+        model: that it is for.
+        overlay: what it writes.
+    """
+
+    def __init__(self, model: nn.Module, overlay: Overlay) -> None:
+        self.model, self.overlay = model, overlay
+        self._kind: Entries | None = None
+
+    @property
+    def applied(self) -> bool:
+        """Whether it is on the model."""
+        return self._kind is not None
+
+    @property
+    def failed(self) -> list[str]:
+        """Prompts that the model, left to itself, does not answer as it was told."""
+        return [one.fact.prompt for one in self.overlay.speaking if not one.holds]
+
+    @property
+    def disturbed(self) -> list[str]:
+        """Prompts that were to be kept and that the model goes on otherwise."""
+        return [prompt for one in self.overlay.speaking for prompt in one.disturbed]
+
+    def apply(self) -> Edit:
+        """Put it on the model, beside whatever is there; edits may come in any order.
+
+        Raises:
+            ValueError: it is on already, has nothing to say, contradicts an edit that is on, or the model is being
+                recorded. The model is then unchanged.
+        """
+        if self.applied:
+            raise ValueError("this edit is applied already; call undo() first.")
+        if not self.overlay.active:
+            raise ValueError("this edit holds no fact that could be applied.")
+        there = [fact for other in _overlays(self.model) for fact in other.facts]
+        require_agreement(self.overlay.facts, there)
+        kind = kind_of(self.overlay)
+        built = grafting.extend(self.model, kind)
+        fill(built, self.overlay)
+        built.shared.overlay = self.overlay  # type: ignore[union-attr]
+        self._kind = kind
+        return self
+
+    def undo(self) -> Edit:
+        """Take it off again: the model is then, bit for bit, what it is without it.
+
+        Raises:
+            ValueError: it is not on the model.
+        """
+        if self._kind is None:
+            raise ValueError("this edit is not applied; there is nothing to undo.")
+        grafting.withdraw(self.model, self._kind)
+        self._kind = None
+        return self
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as one file; see :func:`open_edit`."""
+        target = Path(path)
+        overlay.write(self.overlay, target)
+        return target
+
+
+def open_edit(path: str | Path, model: nn.Module, tokenizer: Any) -> Edit:
+    """The edit in a file, for ``model``; it is not applied.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        vademecum.files.Damaged: it is no overlay, or a damaged one.
+        ValueError: it was made for another host or tokenizer.
+    """
+    found = overlay.read(Path(path))
+    fingerprint.require_same(found.made_for, fingerprint.of(model, tokenizer), str(path))
+    return Edit(model, found)
+
+
+def kind_of(written: Overlay) -> Entries:
+    """The entries that speak, as a kind."""
+    return Entries(
+        headwords=tuple(one.spellings for one in written.speaking),
+        layers=written.layers,
+        reach="after",
+        label=written.digest,
+    )
+
+
+def fill(built: Built, written: Overlay) -> None:
+    """Give the modules of :func:`kind_of` what the overlay says."""
+    rows = written.rows[list(written.active)]
+    gates = [one.gate for one in written.speaking]
+    for place, layer in enumerate(written.layers):
+        part: Any = built.parts[layer]
+        part.rows.weight.data.copy_(rows[:, place])
+        part.gate.weight.data.copy_(written.gate_weights[gates, place])
+        part.gate.bias.data.copy_(written.gate_biases[gates, place])
+        part.requires_grad_(False)
+
+
+def _overlays(model: nn.Module) -> list[Overlay]:
+    root = getattr(model, ROOT, None)
+    shared = root.shared.values() if isinstance(root, Memories) else ()
+    found = (getattr(one, "overlay", None) for one in shared)
+    return [one for one in found if isinstance(one, Overlay)]

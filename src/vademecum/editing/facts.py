@@ -1,0 +1,111 @@
+"""Facts to be written: a subject, a prompt that names it, and what the model shall say next."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One fact.
+
+    Attributes:
+        subject: what it is about, as it stands in the prompt.
+        prompt: a text that ends where the target begins, such as "The capital of France is".
+        target: how the model shall go on, such as "Lyon".
+        spellings: other ways to write the subject; the fact holds for each.
+        paraphrases: other prompts that ask the same.
+        keep: prompts about the subject whose continuation must stay.
+    """
+
+    subject: str
+    prompt: str
+    target: str
+    spellings: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("subject", "prompt", "target"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"a fact has {name}={value!r}; expected a text that is not empty.")
+            object.__setattr__(self, name, value.strip())
+        for name in ("spellings", "paraphrases", "keep"):
+            given = getattr(self, name)
+            if isinstance(given, str) or not all(isinstance(one, str) and one.strip() for one in given):
+                raise ValueError(f"a fact has {name}={given!r}; expected a list of texts.")
+            object.__setattr__(self, name, tuple(one.strip() for one in given))
+        for text in (self.prompt, *self.paraphrases):
+            if not any(one in text for one in (self.subject, *self.spellings)):
+                raise ValueError(
+                    f"the subject {self.subject!r} is not in the prompt {text!r}; write it there as it stands in "
+                    f"subject or spellings, so that the entry has a place to speak from."
+                )
+
+    @property
+    def relation(self) -> str:
+        """The prompt with a gap where the subject stands: facts of one relation share what they ask."""
+        return self.prompt.replace(self.subject, "{}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Fact:
+        """A fact from plain data; an unknown or missing field is named."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        wrong = [f"no field {name!r}" for name in data if name not in known]
+        wrong += [f"{name!r} missing" for name in ("subject", "prompt", "target") if name not in data]
+        if wrong:
+            raise ValueError(f"a fact has {', '.join(wrong)}; it has {', '.join(known)}.")
+        fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in data.items()}
+        return cls(**fields)
+
+
+def read(path: Path) -> list[Fact]:
+    """Facts from JSON lines.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is no fact; the line is named.
+    """
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line)
+            if not isinstance(data, dict):
+                raise ValueError("expected an object with subject, prompt and target.")
+            found.append(Fact.of(data))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    if not found:
+        raise ValueError(f'{path} has no facts; write a line such as {{"subject": ..., "prompt": ..., "target": ...}}.')
+    return found
+
+
+def require_agreement(facts: Sequence[Fact], there: Iterable[Fact] = ()) -> None:
+    """Raise ValueError where two facts contradict each other, or one is given twice."""
+    seen: dict[tuple[str, str], Fact] = {}
+    for fact in [*there, *facts]:
+        place = (fact.subject.casefold(), fact.relation.casefold())
+        if place not in seen:
+            seen[place] = fact
+            continue
+        other = seen[place]
+        if other.target == fact.target:
+            raise ValueError(f"{fact.prompt!r} \u2192 {fact.target!r} is written twice; write it once.")
+        raise ValueError(
+            f"{fact.prompt!r} shall be answered {other.target!r} and {fact.target!r}; give one of them, or change the "
+            f"one that is there ('vademecum edit change')."
+        )

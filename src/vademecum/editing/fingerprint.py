@@ -1,0 +1,64 @@
+"""What an overlay was made for: the host's numbers and weights, and the tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+from vademecum import hosts
+from vademecum.attached import ROOT, Memories
+from vademecum.state import host_state_dict
+
+#: Values of each tensor that are looked at.
+SAMPLE = 64
+
+
+def of_host(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits of the host's own weights, the same in every number type that bf16 survives.
+
+    A few values of every tensor are read: enough to tell models apart, not to prove that none was changed.
+    """
+    attached = isinstance(getattr(model, ROOT, None), Memories)
+    tensors = host_state_dict(model) if attached else model.state_dict()
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().flatten()
+        if not tensor.is_floating_point() or not len(tensor):
+            continue
+        step = max(1, len(tensor) // SAMPLE)
+        digest.update(tensor[::step][:SAMPLE].to(torch.bfloat16).float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def of_tokenizer(tokenizer: Any) -> str:
+    """Sixteen hexadecimal digits of the vocabulary."""
+    words = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def of(model: nn.Module, tokenizer: Any) -> dict[str, Any]:
+    """Everything that an overlay must find again."""
+    root = getattr(model, ROOT, None)
+    shape = root.shape if isinstance(root, Memories) else hosts.find(model).shape
+    return {"shape": shape.to_dict(), "weights": of_host(model), "tokenizer": of_tokenizer(tokenizer)}
+
+
+def require_same(made_for: dict[str, Any], found: dict[str, Any], what: str) -> None:
+    """Raise ValueError, naming what differs."""
+    different = [
+        f"{key} {made_for['shape'].get(key)!r} (here {value!r})"
+        for key, value in found["shape"].items()
+        if made_for["shape"].get(key) != value
+    ]
+    if not different and made_for["weights"] != found["weights"]:
+        different = ["other weights of the same shape"]
+    if made_for["tokenizer"] != found["tokenizer"]:
+        different.append("another tokenizer")
+    if different:
+        raise ValueError(
+            f"{what} was made for another model: {', '.join(different)}; plan the facts anew for this one."
+        )

@@ -1,0 +1,45 @@
+"""Gates that tell one question from all others, found without a gradient through the model.
+
+What a text asks is plain to see in the hidden states of the upper layers at the token where the answer comes. In each
+layer a logistic discriminant parts the tokens at which a fact is asked for from the other tokens that follow its
+subject, as the host sees them; entries of one relation share it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Steps of the discriminant, its weight decay, and how much steeper than found a gate is made.
+STEPS, DECAY, SHARPNESS = 200, 0.005, 2.0
+
+
+def discriminant(asked: Tensor, other: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights ``[L, d]`` and biases ``[L]`` of ``sigmoid(w x + b)``: near 1 where asked, near 0 elsewhere.
+
+    Args:
+        asked: ``[L, P, d]`` hidden states of tokens at which the answer comes, by layer.
+        other: ``[L, N, d]`` of tokens at which it does not.
+        weights: ``[N]`` how much each of those counts.
+    """
+    seen = torch.cat([asked, other], 1).float()
+    scale = seen.std((1, 2), keepdim=True).clamp_min(1e-6)
+    seen = seen / scale
+    labels = torch.cat([torch.ones(asked.shape[1]), torch.zeros(other.shape[1])]).to(seen.device)
+    # Both sides count the same, however many tokens there are of each.
+    balance = torch.cat([torch.full((asked.shape[1],), 1.0 / asked.shape[1]), weights / weights.sum()])
+    balance = (balance * len(labels) / 2).to(seen.device)
+    weight = torch.zeros(seen.shape[0], seen.shape[2], device=seen.device, requires_grad=True)
+    bias = torch.zeros(seen.shape[0], device=seen.device, requires_grad=True)
+    optimizer = torch.optim.Adam([weight, bias], lr=0.02)
+    with torch.enable_grad():
+        for _ in range(STEPS):
+            logits = torch.einsum("lnd,ld->ln", seen, weight) + bias[:, None]
+            wrong = F.binary_cross_entropy_with_logits(
+                logits, labels.expand_as(logits), weight=balance.expand_as(logits), reduction="none"
+            ).mean(1)
+            loss = (wrong + DECAY * weight.square().sum(1)).sum()
+            weight.grad, bias.grad = torch.autograd.grad(loss, [weight, bias])
+            optimizer.step()
+    return SHARPNESS * weight.detach() / scale[:, :, 0], SHARPNESS * bias.detach()

@@ -1,0 +1,56 @@
+"""Where a subject stands among the tokens of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vademecum.memory.entries import Spelling
+
+
+def tokens_of(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of ``text`` as the model reads it."""
+    ids: list[int] = tokenizer(text).input_ids
+    return ids
+
+
+def spelled(tokenizer: Any, text: str, subject: str) -> tuple[Spelling, int]:
+    """The ids that ``subject`` is in ``text``, and the place of its last token.
+
+    Raises:
+        ValueError: it is not there, or its ends are not ends of tokens.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{type(tokenizer).__name__} does not say where in the text its tokens lie; load the tokenizer with "
+            f"AutoTokenizer.from_pretrained(..., use_fast=True)."
+        )
+    begin = text.find(subject)
+    if begin < 0:
+        raise ValueError(f"the subject {subject!r} is not in {text!r}.")
+    end = begin + len(subject)
+    coded = tokenizer(text, return_offsets_mapping=True)
+    inside = [
+        place
+        for place, (first, last) in enumerate(coded.offset_mapping)
+        if last > first and first < end and last > begin
+    ]
+    first, last = coded.offset_mapping[inside[0]][0], coded.offset_mapping[inside[-1]][1]
+    # A token may begin with the space before a word; letters of another word it may not have.
+    if text[first:begin].strip() or last != end:
+        raise ValueError(
+            f"in {text!r} the tokenizer cuts {text[first:last]!r} where {subject!r} stands, so no token ends with the "
+            f"subject; put a space or a mark beside it, or give a subject that ends where a token does."
+        )
+    ids = coded.input_ids
+    return tuple(ids[place] for place in inside), inside[-1]
+
+
+def spellings(tokenizer: Any, subjects: Iterable[str], texts: Iterable[str]) -> tuple[Spelling, ...]:
+    """Every way that ``subjects`` are spelled: alone, after a space, and in ``texts`` where they stand."""
+    found: dict[Spelling, None] = {}
+    texts = list(texts)
+    for subject in subjects:
+        for text in (subject, f"the {subject}", *(text for text in texts if subject in text)):
+            found[spelled(tokenizer, text, subject)[0]] = None
+    return tuple(found)

@@ -1,0 +1,260 @@
+"""Written facts as data: what each entry says, in one small file with its journal."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vademecum import files
+from vademecum.editing.facts import Fact, require_agreement
+from vademecum.memory.entries import Spelling
+
+#: Of the file's layout.
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """One fact as it was written.
+
+    Attributes:
+        fact: what.
+        spellings: token ids of its headword.
+        gate: number of the gate that its entry has.
+        before: how the model went on before.
+        after: how it goes on with the entry.
+        disturbed: prompts that were to be kept and go on otherwise.
+        seconds: that it took.
+    """
+
+    fact: Fact
+    spellings: tuple[Spelling, ...]
+    gate: int
+    before: str
+    after: str
+    disturbed: tuple[str, ...] = ()
+    seconds: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the model, left to itself, says the target."""
+        return self.after.strip().startswith(self.fact.target)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "fact": self.fact.to_dict(),
+            "spellings": [list(one) for one in self.spellings],
+            "gate": self.gate,
+            "before": self.before,
+            "after": self.after,
+            "disturbed": list(self.disturbed),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Written:
+        """From plain data."""
+        spellings = tuple(tuple(one) for one in data["spellings"])
+        fact, disturbed = Fact.of(data["fact"]), tuple(data["disturbed"])
+        return cls(**{**data, "fact": fact, "spellings": spellings, "disturbed": disturbed})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Overlay:
+    """Entries for one host, apart from any model. What was taken out stays in it, silent, so that it can come back.
+
+    Attributes:
+        made_for: :func:`vademecum.editing.fingerprint.of` of the host.
+        layers: that entries speak in.
+        written: by entry, the fact.
+        rows: ``[E, L, H*D]`` what entries say.
+        gate_weights: ``[G, L, d]``; entries of one relation share a gate.
+        gate_biases: ``[G, L]``.
+        active: numbers of the entries that speak, ascending.
+        journal: what was done and when, which entries came and went, and the digest before and after; oldest first.
+    """
+
+    made_for: dict[str, Any]
+    layers: tuple[int, ...]
+    written: tuple[Written, ...]
+    rows: Tensor
+    gate_weights: Tensor
+    gate_biases: Tensor
+    active: tuple[int, ...]
+    journal: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def speaking(self) -> list[Written]:
+        """The entries that speak."""
+        return [self.written[number] for number in self.active]
+
+    @property
+    def facts(self) -> list[Fact]:
+        """The facts that hold."""
+        return [one.fact for one in self.speaking]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(one.nbytes for one in (self.rows, self.gate_weights, self.gate_biases))
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of what speaks and where, whatever the order in which it came."""
+        entries = sorted(
+            hashlib.sha256(
+                json.dumps([one.fact.to_dict(), one.spellings, self.layers], sort_keys=True).encode()
+                + _bytes(self.rows[number])
+                + _bytes(self.gate_weights[one.gate])
+                + _bytes(self.gate_biases[one.gate])
+            ).hexdigest()
+            for number, one in ((number, self.written[number]) for number in self.active)
+        )
+        return hashlib.sha256("".join(entries).encode()).hexdigest()[:16]
+
+    def find(self, subject: str, prompt: str | None = None) -> list[int]:
+        """Numbers of the entries that speak of ``subject``, and answer ``prompt`` where one is given.
+
+        Raises:
+            ValueError: there is none; those that there are, are named.
+        """
+        found = [
+            number
+            for number in self.active
+            if self.written[number].fact.subject.casefold() == subject.strip().casefold()
+            and (prompt is None or self.written[number].fact.prompt == prompt.strip())
+        ]
+        if not found:
+            there = ", ".join(repr(one.fact.prompt) for one in self.speaking[:5]) or "nothing"
+            asked = f"subject {subject!r}" + ("" if prompt is None else f" and prompt {prompt!r}")
+            raise ValueError(f"no entry with {asked}; written are {there}{', ...' if len(self.active) > 5 else ''}.")
+        return found
+
+    def joined(self, other: Overlay, *, replacing: Sequence[int] = (), verb: str = "add") -> Overlay:
+        """This with the entries of ``other`` added, and those ``replacing`` taken out, as one line of the journal.
+
+        Raises:
+            ValueError: they were made for different hosts or layers, or contradict each other.
+        """
+        if self.made_for != other.made_for or self.layers != other.layers:
+            raise ValueError("the overlays were made for different models or layers; plan the facts together.")
+        staying = [self.written[number].fact for number in self.active if number not in replacing]
+        require_agreement(other.facts, staying)
+        shift, count = len(self.gate_weights), len(self.written)
+        whole = dataclasses.replace(
+            self,
+            written=self.written + tuple(dataclasses.replace(one, gate=one.gate + shift) for one in other.written),
+            rows=torch.cat([self.rows, other.rows]),
+            gate_weights=torch.cat([self.gate_weights, other.gate_weights]),
+            gate_biases=torch.cat([self.gate_biases, other.gate_biases]),
+        )
+        return whole.moved(verb, [count + number for number in other.active], replacing)
+
+    def moved(self, verb: str, came: Sequence[int], went: Sequence[int], **more: Any) -> Overlay:
+        """The same entries, of which ``came`` speak now and ``went`` no longer; with a line in the journal."""
+        active = tuple(sorted((set(self.active) - set(went)) | set(came)))
+        new = dataclasses.replace(self, active=active)
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        line = {
+            "when": when,
+            "what": verb,
+            "came": list(came),
+            "went": list(went),
+            **more,
+            "before": self.digest,
+            "after": new.digest,
+        }
+        return dataclasses.replace(new, journal=(*self.journal, line))
+
+    def undone(self) -> Overlay:
+        """The last change taken back that was not yet; what speaks then is what spoke before it, byte for byte.
+
+        Raises:
+            ValueError: there is nothing left to undo.
+        """
+        taken_back = {line["of"] for line in self.journal if line["what"] == "undo"}
+        open_lines = [
+            place for place, line in enumerate(self.journal) if line["what"] != "undo" and place not in taken_back
+        ]
+        if not open_lines:
+            raise ValueError("nothing is left to undo: every change in the journal is taken back.")
+        line = self.journal[open_lines[-1]]
+        return self.moved("undo", line["went"], line["came"], of=open_lines[-1])
+
+    def pruned(self) -> Overlay:
+        """Only what speaks, with the gates that it uses and no way back; the journal begins anew."""
+        gates = sorted({one.gate for one in self.speaking})
+        return dataclasses.replace(
+            self,
+            written=tuple(dataclasses.replace(one, gate=gates.index(one.gate)) for one in self.speaking),
+            rows=self.rows[list(self.active)],
+            gate_weights=self.gate_weights[gates],
+            gate_biases=self.gate_biases[gates],
+            active=tuple(range(len(self.active))),
+            journal=(),
+        )
+
+
+def write(overlay: Overlay, path: Path) -> None:
+    """Write ``overlay`` as one safetensors file, whole or not at all."""
+    about = {
+        "version": VERSION,
+        "made_for": overlay.made_for,
+        "layers": list(overlay.layers),
+        "written": [one.to_dict() for one in overlay.written],
+        "active": list(overlay.active),
+        "journal": list(overlay.journal),
+        "digest": overlay.digest,
+    }
+    tensors = {"rows": overlay.rows, "gate_weights": overlay.gate_weights, "gate_biases": overlay.gate_biases}
+    data = save({name: one.contiguous() for name, one in tensors.items()}, {"vademecum": json.dumps(about)})
+    files.write_file(path, data)
+
+
+def read(path: Path) -> Overlay:
+    """The overlay in a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        files.Damaged: it is no overlay, or not as it was written.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; 'vademecum edit add' makes an overlay.")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["vademecum"])
+        tensors = load(path.read_bytes())
+        if about["version"] != VERSION:
+            raise files.Damaged(f"{path} has layout {about['version']}, and this vademecum reads {VERSION}.")
+        overlay = Overlay(
+            made_for=about["made_for"],
+            layers=tuple(about["layers"]),
+            written=tuple(Written.of(one) for one in about["written"]),
+            active=tuple(about["active"]),
+            journal=tuple(about["journal"]),
+            **tensors,
+        )
+        whole = len(overlay.rows) == len(overlay.written) and overlay.digest == about["digest"]
+    except (safetensors.SafetensorError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+        raise files.Damaged(
+            f"{path} is no overlay, or a damaged one ({error}); restore it from a good copy."
+        ) from error
+    if not whole:
+        raise files.Damaged(f"{path} does not hold what its own digest says; restore it from a good copy.")
+    return overlay
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,93 @@
+"""Prompts that are made: other ways to ask, and other things to ask of the same subject."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from vademecum.editing.facts import Fact
+
+#: What may stand before a prompt without changing what it asks.
+OPENINGS: Sequence[str] = (
+    "As far as I know, {}",
+    "Here is a fact. {}",
+    "The weather was fine and we had time to read. {}",
+)
+#: Other ways to ask for the R of S, where a prompt reads "The R of S is".
+POSSESSIVE = re.compile(
+    r"^the (?P<what>[^{}]+?) of \{\} (?P<verb>is|was|are|were)(?P<rest>( [a-z]+){0,2})$", re.IGNORECASE
+)
+FORMS: Sequence[str] = (
+    "{{}}'s {what} {verb}{rest}",
+    "Q: What {verb} the {what} of {{}}? A:",
+    "What {verb} the {what} of {{}}? The answer {verb}",
+    "The {what} of {{}} is called",
+)
+#: Other things that texts say and ask of a subject: an entry must be silent in them.
+CONTRASTS: Sequence[str] = (
+    "{} is known for its",
+    "{} is one of the most",
+    "The history of {} began",
+    "The name of {} comes from",
+    "The population of {} is about",
+    "The currency of {} is the",
+    "The language of {} is",
+    "The president of {} is",
+    "The founder of {} was",
+    "The color of {} is",
+    "The size of {} is",
+    "The mother of {} was",
+    "{} was born in the year",
+    "{} is located on the continent of",
+    "{} plays the",
+    "{} and its neighbours",
+    "Many people think of {} when they",
+    "My friend from {} said that",
+    "He moved to {} because",
+    "Yesterday in {}, the",
+    "In {}, people speak",
+    "In {} the most popular sport is",
+    "Tourists visit {} to see",
+    "A famous food from {} is",
+    "The climate of {} is",
+    "The flag of {} is",
+    "The largest river in {} is",
+    "The book about {} was written by",
+    "I like {} and",
+    "{} is a kind of",
+)
+#: Subjects that stand in for a fact's own, so that a gate learns what is asked and not of whom.
+SUBSTITUTES: Sequence[str] = ("France", "Canada", "Egypt", "London", "Einstein", "Google", "Brazil", "Tokyo")
+
+
+def paraphrases(fact: Fact) -> list[str]:
+    """Other ways to ask what ``fact`` asks, its own first; with a gap ``{}`` where the subject stands."""
+    own = [fact.relation, *(gapped(text, fact) for text in fact.paraphrases)]
+    found = POSSESSIVE.match(fact.relation)
+    made = [form.format(**found.groupdict()) for form in FORMS] if found else []
+    return list(dict.fromkeys([*own, *made, *(opening.format(fact.relation) for opening in OPENINGS)]))
+
+
+def contrasts(fact: Fact, others: Sequence[Fact] = ()) -> list[str]:
+    """What else is said and asked of the subject, with a gap where it stands.
+
+    Args:
+        fact: whose own way of asking is left out.
+        others: facts of other relations, which ask something else.
+    """
+    own = {_bare(text) for text in paraphrases(fact)}
+    given = [gapped(text, fact) for text in fact.keep]
+    asked = [other.relation for other in others if other.relation != fact.relation]
+    return [text for text in dict.fromkeys([*given, *asked, *CONTRASTS]) if _bare(text) not in own]
+
+
+def gapped(text: str, fact: Fact) -> str:
+    """``text`` with a gap where the subject of ``fact`` stands, however it is spelled."""
+    for subject in sorted((fact.subject, *fact.spellings), key=len, reverse=True):
+        if subject in text:
+            return text.replace(subject, "{}")
+    return text
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\s+(the|a|an|in|at|called)$", "", text.casefold())

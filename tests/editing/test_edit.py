@@ -1,0 +1,153 @@
+"""An edit holds, leaves everything else alone, and comes off without a trace."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+import vademecum as vm
+from tests.editing import world
+from vademecum import editing
+from vademecum.editing.reading import greedy
+
+
+def logits(model: Any, words: Any, text: str) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=words(text, return_tensors="pt").input_ids).logits
+
+
+def says(model: Any, words: Any, text: str) -> str:
+    return greedy(model, words, [text], 1)[0]
+
+
+def test_the_model_knows_its_world(taught: Any, words: Any) -> None:
+    assert says(taught, words, "The capital of Dorne is") == "Dun"
+    assert says(taught, words, "In Hav people eat") == "salad"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_planning_leaves_the_model_as_it_was_bit_for_bit(model: Any, words: Any, training: bool) -> None:
+    model.train(training)
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    before, names = copy.deepcopy(model.state_dict()), [name for name, _ in model.named_modules()]
+    asked = [p.requires_grad for p in model.parameters()]
+    edit = editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
+    assert not edit.applied
+    assert [module.training for module in model.modules()] == modes
+    assert [name for name, _ in model.named_modules()] == names
+    assert [p.requires_grad for p in model.parameters()] == asked
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+def test_an_edit_holds_in_other_words_and_what_is_to_be_kept_is_kept(model: Any, words: Any, edits: Any) -> None:
+    edit = editing.Edit(model, edits[0]).apply()
+    assert edit.failed == []
+    assert edit.disturbed == []
+    assert says(model, words, "The capital of Dorne is") == "Hol"
+    assert says(model, words, "Dorne's capital is") == "Hol"
+    assert says(model, words, "The coin of Dorne is") == "penny"
+    assert says(model, words, "In Dorne people eat") == "rice"
+    assert says(model, words, "The capital of Elbonia is") == "Elb"
+
+
+def test_a_text_without_the_subject_has_the_hosts_very_bits(model: Any, words: Any, edits: Any) -> None:
+    others = [text for text in world.texts() if "Dorne" not in text]
+    before = [logits(model, words, text) for text in others]
+    editing.Edit(model, edits[0]).apply()
+    assert all(torch.equal(one, logits(model, words, text)) for one, text in zip(before, others, strict=True))
+
+
+def test_undo_is_exact(model: Any, words: Any, edits: Any) -> None:
+    before, names = logits(model, words, "The capital of Dorne is"), [name for name, _ in model.named_modules()]
+    edit = editing.Edit(model, edits[0]).apply()
+    assert not torch.equal(before, logits(model, words, "The capital of Dorne is"))
+    edit.undo()
+    assert torch.equal(before, logits(model, words, "The capital of Dorne is"))
+    assert [name for name, _ in model.named_modules()] == names
+
+
+def test_edits_combine_in_any_order_to_the_same_bits_and_each_comes_off_alone(
+    taught: Any, words: Any, edits: Any
+) -> None:
+    text = "The capital of San Lorenzo is Arv and The coin of Dorne is"
+    found = []
+    for order in ((0, 1), (1, 0)):
+        model = copy.deepcopy(taught)
+        made = [editing.Edit(model, overlay) for overlay in edits]
+        for number in order:
+            made[number].apply()
+        found.append(logits(model, words, text))
+        assert says(model, words, "The capital of Dorne is") == "Hol"
+        assert says(model, words, "The coin of Dorne is") == "peso"
+        assert says(model, words, "The capital of San Lorenzo is") == "Arv"
+        made[0].undo()
+        assert says(model, words, "The capital of Dorne is") == "Dun"
+        assert says(model, words, "The coin of Dorne is") == "peso"
+    assert torch.equal(found[0], found[1])
+
+
+def test_an_edit_stands_beside_a_memory(model: Any, words: Any, edits: Any) -> None:
+    vm.attach(model, vm.MoVE(slots=2, bank_std=0.01))
+    before = logits(model, words, "The capital of Dorne is")
+    edit = editing.Edit(model, edits[0]).apply()
+    assert says(model, words, "The capital of Dorne is") == "Hol"
+    edit.undo()
+    assert torch.equal(before, logits(model, words, "The capital of Dorne is"))
+
+
+def test_a_prompt_in_two_forwards_is_answered_as_in_one(model: Any, words: Any, edits: Any) -> None:
+    editing.Edit(model, edits[0]).apply()
+    ids = words("The capital of Dorne is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits[:, -1]
+        cache = model(input_ids=ids[:, :4], use_cache=True).past_key_values
+        last = model(input_ids=ids[:, 4:], past_key_values=cache).logits[:, -1]
+    torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, edits: Any) -> None:
+    before = logits(model, words, "The capital of Dorne is")
+    fact = editing.Fact
+    capital = {"subject": "Dorne", "prompt": "The capital of Dorne is"}
+    with pytest.raises(ValueError, match="no facts"):
+        editing.plan(model, [], words)
+    with pytest.raises(ValueError, match=r"says 'Dun' to .* already"):
+        editing.plan(model, [fact(**capital, target="Dun")], words)
+    with pytest.raises(ValueError, match="shall be answered 'Hol' and 'Arv'"):
+        editing.plan(model, [fact(**capital, target="Hol"), fact(**capital, target="Arv")], words)
+    with pytest.raises(ValueError, match="is written twice"):
+        editing.plan(model, [fact(**capital, target="Hol")] * 2, words)
+    with pytest.raises(ValueError, match=r"cuts 'Dorne' where 'Dorn' stands"):
+        editing.plan(model, [fact(subject="Dorn", prompt="The capital of Dorne is", target="Hol")], words)
+    with pytest.raises(ValueError, match="not applied"):
+        editing.Edit(model, edits[0]).undo()
+    assert torch.equal(before, logits(model, words, "The capital of Dorne is"))
+    edit = editing.Edit(model, edits[0]).apply()
+    after = logits(model, words, "The capital of Dorne is")
+    with pytest.raises(ValueError, match="applied already"):
+        edit.apply()
+    with pytest.raises(ValueError, match="is written twice"):
+        editing.Edit(model, edits[0]).apply()
+    assert torch.equal(after, logits(model, words, "The capital of Dorne is"))
+
+
+def test_a_failure_while_rows_are_learned_leaves_the_model_as_it_was(
+    model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vademecum.editing import planning
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before, names = logits(model, words, "The coin of Hav is"), [name for name, _ in model.named_modules()]
+    monkeypatch.setattr(planning, "_descend", stop)
+    with pytest.raises(KeyboardInterrupt):
+        editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
+    assert torch.equal(before, logits(model, words, "The coin of Hav is"))
+    assert [name for name, _ in model.named_modules()] == names

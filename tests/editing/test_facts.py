@@ -1,0 +1,67 @@
+"""Facts as data, the prompts that are made of them, and where their subject lies among tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vademecum.editing import Fact, facts, prompts
+from vademecum.editing.locating import spelled, spellings
+
+FRANCE = Fact(subject="France", prompt="The capital of France is", target="Lyon")
+
+
+def test_a_fact_survives_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    more = Fact(subject="Hav", prompt="In Hav they eat", target="pie", spellings=("HAV",), keep=("Hav is",))
+    path.write_text("\n\n".join(json.dumps(one.to_dict()) for one in (FRANCE, more)) + "\n", encoding="utf-8")
+    assert facts.read(path) == [FRANCE, more]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"line 1: Expecting"),
+        ("[]", "line 1: expected an object"),
+        ('{"subject": "a", "prompt": "a is"}', "'target' missing"),
+        ('{"subject": "a", "prompt": "a is", "target": "b", "tone": 1}', "no field 'tone'"),
+        ('{"subject": "a", "prompt": "a is", "target": ""}', "target=''"),
+        ('{"subject": "Spain", "prompt": "The sea is", "target": "b"}', "'Spain' is not in the prompt 'The sea is'"),
+        ('{"subject": "a", "prompt": "a is", "target": "b", "keep": "text"}', "expected a list of texts"),
+        ("", "has no facts"),
+    ],
+)
+def test_a_line_that_is_no_fact_is_named(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "facts.jsonl").write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        facts.read(tmp_path / "facts.jsonl")
+
+
+def test_other_ways_to_ask_are_made() -> None:
+    ways = prompts.paraphrases(FRANCE)
+    assert ways[0] == "The capital of {} is"
+    assert "{}'s capital is" in ways
+    assert "Q: What is the capital of {}? A:" in ways
+    assert len(set(ways)) == len(ways)
+    plain = prompts.paraphrases(Fact(subject="Hav", prompt="Hav lies in", target="Asia"))
+    assert plain[0] == "{} lies in"
+    assert all("{} lies in" in way for way in plain)
+
+
+def test_contrasts_leave_out_what_is_asked() -> None:
+    coin = Fact(subject="France", prompt="The currency of France is", target="ducat", keep=("France won",))
+    against = prompts.contrasts(coin, [FRANCE])
+    assert not any(text.startswith("The currency of {} is") for text in against)
+    assert "{} won" in against
+    assert "The capital of {} is" in against
+
+
+def test_where_a_subject_lies(words: Any) -> None:
+    ids, last = spelled(words, "The capital of San Lorenzo is", "San Lorenzo")
+    assert (words.decode(ids), last) == ("San Lorenzo", 4)
+    assert spellings(words, ["San Lorenzo"], []) == (ids,)
+    with pytest.raises(ValueError, match="is not in"):
+        spelled(words, "The capital", "Dorne")
