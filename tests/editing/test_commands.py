@@ -1,0 +1,87 @@
+"""The verbs of ``vademecum edit`` on a model's folder and an overlay file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vademecum.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(taught: Any, words: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("model")
+    taught.save_pretrained(place)
+    words.save_pretrained(place)
+    return place
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    assert main(["edit", *map(str, words)]) == 0
+    return capsys.readouterr().out
+
+
+DORNE = ("--subject", "Dorne", "--prompt", "The capital of Dorne is", "--target")
+
+
+def test_facts_are_written_changed_removed_and_brought_back(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    said = run(capsys, "add", folder, file, *DORNE, "Hol")
+    assert "holds    The capital of Dorne is \u2192 Hol  (was 'Dun" in said
+    assert "1 entries; 1 written in" in said
+    lines = tmp_path / "more.jsonl"
+    lines.write_text(json.dumps({"subject": "Hav", "prompt": "The coin of Hav is", "target": "mark"}) + "\n", "utf-8")
+    assert "2 entries" in run(capsys, "add", folder, file, "--facts", lines)
+    assert "\u2192 Arv" in run(capsys, "change", folder, file, *DORNE, "Arv")
+    listed = run(capsys, "list", file)
+    assert "\u2192 Arv" in listed
+    assert "\u2192 Hol" not in listed
+    assert "2 entries, 1 silent" in listed
+    assert "removed  The coin of Hav" in run(capsys, "remove", file, "--subject", "hav")
+    assert "taken back: remove" in run(capsys, "undo", file)
+    assert "taken back: change" in run(capsys, "undo", file)
+    exported = [json.loads(line) for line in run(capsys, "export", file).splitlines()]
+    assert [fact["target"] for fact in exported] == ["Hol", "mark"]
+    small = tmp_path / "small.safetensors"
+    run(capsys, "export", file, "--overlay", "--out", small)
+    assert small.stat().st_size < file.stat().st_size
+    asked = run(capsys, "ask", folder, small, "--prompt", "Dorne's capital is", "--tokens", 1)
+    assert asked.splitlines() == ["Dorne's capital is", "  without  'Dun'", "  with     'Hol'"]
+    journal = run(capsys, "list", file, "--journal").splitlines()
+    assert [line.split()[1] for line in journal] == ["add", "add", "change", "remove", "undo", "undo"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("add", "{folder}", "{file}", "--subject", "Dorne"), "--prompt, --target missing"),
+        (("add", "{file}", "{file}", *DORNE, "Hol"), "holds no config.json"),
+        (("add", "{folder}", "{file}", *DORNE, "Dun"), "already"),
+        (("change", "{folder}", "{file}", *DORNE, "Hol"), "nothing to change"),
+        (("list", "{file}"), "is no file"),
+        (("remove", "{file}", "--subject", "Dorne"), "is no file"),
+    ],
+)
+def test_an_error_says_what_to_write_and_leaves_no_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: tuple[str, ...], message: str
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    assert main(["edit", *(word.format(folder=folder, file=file) for word in given)]) != 0
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fact_that_contradicts_the_overlay_is_refused_and_the_file_stays(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol")
+    before = file.read_bytes()
+    assert main(["edit", "add", str(folder), str(file), *DORNE, "Arv"]) != 0
+    assert "vademecum edit change" in " ".join(capsys.readouterr().err.split())
+    assert file.read_bytes() == before
