@@ -30,6 +30,8 @@ STEPS, STEP_SIZE, ENOUGH = 24, 0.1, 0.9
 TOGETHER, WAYS, SUBJECTS = 8, 6, 5
 #: How much more than made ones a prompt counts that was given to be kept, and the divergence at which it is kept.
 KEPT, CLOSE = 10.0, 0.02
+#: What the token after the target counts, and the mean divergence there that is fluent enough.
+AFTER, FLUENT = 0.3, 0.5
 #: Tokens that a prompt to be kept must go on with as before.
 KEPT_TOKENS = 3
 
@@ -143,8 +145,9 @@ def gate_of(
             line = line_of(tokenizer, way.replace("{}", fact.subject), fact.target)
             # While the target is being said it is still asked for; when it is said, no longer.
             asked.append((line.ids, list(range(line.begin - 1, len(line.ids) - 1))))
-            other.append((line.ids, [len(line.ids) - 1]))
-            weights.append(1.0)
+            said = tokens_of(tokenizer, f"{way.replace('{}', fact.subject)} {fact.target}{prompts.AFTERWARDS}")
+            other.append((said, list(range(len(line.ids) - 1, len(said)))))
+            weights += [1.0] * len(other[-1][1])
     seen = states(model, host, [*asked, *other], layers)
     count = sum(len(places) for _, places in asked)
     return discriminant(seen[:, :count], seen[:, count:], torch.tensor(weights))
@@ -222,18 +225,30 @@ def _descend(
     share = torch.tensor(
         [1.0 / (len(lines[owner[row]]) * (len(flat[row].ids) - flat[row].begin)) for row, _ in spots], device=ids.device
     )
+    # What comes after the target is the host's to say: rows that were read before it still lie in the cache.
+    ends = torch.tensor([len(line.ids) - 1 for line in flat], device=ids.device)
+    fair = torch.tensor([1.0 / len(lines[number]) for number in owner], device=ids.device)
+    then: Tensor | None = None
     for table in tables:
         table.requires_grad_(True)
     optimizer = torch.optim.Adam(tables, lr=STEP_SIZE)
     with torch.enable_grad():
         for _ in range(STEPS):
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[rows, places - 1].float()
-            log_probability = logits.log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            log_probability = logits[rows, places - 1].float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+            now = logits[torch.arange(len(flat), device=ids.device), ends].float().log_softmax(-1)
+            then = now.detach() if then is None else then
+            after = (then.exp() * (then - now)).sum(-1)
             moved = stay.divergence()
-            if bool((log_probability.exp() >= ENOUGH).all() and (moved <= CLOSE).all()):
+            if bool(
+                (log_probability.exp() >= ENOUGH).all()
+                and (moved <= CLOSE).all()
+                and (after * fair).sum() <= FLUENT * len(lines)
+            ):
                 break
             # Gradients of the rows alone are asked for: those of the host's weights are never made.
-            found = torch.autograd.grad(moved.sum() - (log_probability * share).sum(), tables)
+            loss = moved.sum() + AFTER * (after * fair).sum() - (log_probability * share).sum()
+            found = torch.autograd.grad(loss, tables)
             for table, gradient in zip(tables, found, strict=True):
                 table.grad = gradient
             optimizer.step()

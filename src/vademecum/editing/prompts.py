@@ -56,6 +56,8 @@ CONTRASTS: Sequence[str] = (
     "I like {} and",
     "{} is a kind of",
 )
+#: How a text may go on when the target is said, and an entry has said what it had to say.
+AFTERWARDS = ", which is well known. It is"
 #: Subjects that stand in for a fact's own, so that a gate learns what is asked and not of whom.
 SUBSTITUTES: Sequence[str] = ("France", "Canada", "Egypt", "London", "Einstein", "Google", "Brazil", "Tokyo")
 
