@@ -140,13 +140,13 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
 def test_a_failure_while_rows_are_learned_leaves_the_model_as_it_was(
     model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vademecum.editing import planning
+    from vademecum.editing import learning
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
     before, names = logits(model, words, "The coin of Hav is"), [name for name, _ in model.named_modules()]
-    monkeypatch.setattr(planning, "_descend", stop)
+    monkeypatch.setattr(learning, "_descend", stop)
     with pytest.raises(KeyboardInterrupt):
         editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
     assert torch.equal(before, logits(model, words, "The coin of Hav is"))

@@ -1,0 +1,95 @@
+"""A batch of texts whose lower layers are run once: entries speak above them, so what they read does not change."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vademecum import hosts
+
+
+class Upper:
+    """Logits of a batch, over and over, from the first layer that changes on."""
+
+    def __init__(self, model: Any, host: hosts.Host, ids: Tensor, mask: Tensor, first: int, places: Tensor) -> None:
+        """Run the lower layers.
+
+        Args:
+            model: with its head.
+            host: the same, seen through its family's names.
+            ids: ``[B, T]``.
+            mask: ``[B, T]`` of what is no padding.
+            first: the lowest layer that changes from call to call.
+            places: ascending, the places in the texts at which logits will be asked for.
+        """
+        self._model, self._layers, self._first = model, host.layers, first
+        self._given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        self._thinned = "logits_to_keep" in inspect.signature(model.forward).parameters
+        if self._thinned:
+            self._given["logits_to_keep"] = places
+        self._places = places
+        self._below: Tensor | None = None
+        self._tupled = False  # whether layers return what they made in a tuple
+        if first:
+            with torch.no_grad(), self._noting():
+                model(**self._given)
+
+    def logits(self) -> Tensor:
+        """``[B, places, V]``."""
+        with self._resting():
+            found: Tensor = self._model(**self._given).logits
+        return found if self._thinned else found[:, self._places]
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._below = args[0] if args else kwargs["hidden_states"]
+
+        def look(_: Any, __: Any, output: Any) -> None:
+            self._tupled = isinstance(output, tuple)
+
+        handles = [
+            self._layers[self._first].register_forward_pre_hook(note, with_kwargs=True),
+            self._layers[0].register_forward_hook(look),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        """Within the block the lower layers pass on what they get, and the first one above gets what was noted."""
+        if self._below is None:
+            yield
+            return
+
+        def give(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if args:
+                return (self._below, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": self._below}
+
+        lower: list[Any] = list(self._layers[: self._first])
+        handle = self._layers[self._first].register_forward_pre_hook(give, with_kwargs=True, prepend=True)
+        try:
+            for layer in lower:
+                # As an attribute of the object it hides the class's own for as long as it is there.
+                layer.forward = _passing(self._tupled)
+            yield
+        finally:
+            for layer in lower:
+                layer.__dict__.pop("forward", None)
+            handle.remove()
+
+
+def _passing(tupled: bool) -> Any:
+    def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        return (hidden_states,) if tupled else hidden_states
+
+    return forward

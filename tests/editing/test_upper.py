@@ -1,0 +1,57 @@
+"""The upper layers alone say what the whole model says, and the lower ones are as they were afterwards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import vademecum as vm
+from tests import tiny
+from vademecum import hosts
+from vademecum.editing.upper import Upper
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("name", [*tiny.HOSTS])
+def test_the_upper_layers_alone_say_what_the_whole_model_says(name: str, first: int) -> None:
+    model = tiny.host(name).eval()
+    ids, mask = tiny.ids(batch=3), torch.ones(3, tiny.ids().shape[1], dtype=torch.long)
+    mask[1, 5:] = 0
+    places = torch.tensor([1, 4])
+    upper = Upper(model, hosts.find(model), ids, mask, first, places)
+    with torch.no_grad():
+        whole = model(input_ids=ids, attention_mask=mask).logits[:, places]
+    torch.testing.assert_close(upper.logits().detach(), whole)
+    layers = hosts.find(model).layers
+    scale = next(parameter for parameter in layers[-1].parameters() if parameter.dim() == 2)
+    scale.data.mul_(1.5)
+    with torch.no_grad():
+        whole = model(input_ids=ids, attention_mask=mask).logits[:, places]
+        torch.testing.assert_close(upper.logits(), whole)
+    assert not any("forward" in vars(layer) for layer in layers)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_beside_a_memory_whose_lower_layers_rest() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=2))
+    tiny.shake(model)
+    ids, mask = tiny.ids(), torch.ones_like(tiny.ids())
+    upper = Upper(model, vm.memories(model).host, ids, mask, 1, torch.tensor([3]))
+    with torch.no_grad():
+        torch.testing.assert_close(upper.logits(), model(input_ids=ids).logits[:, [3]])
+
+
+def test_the_lower_layers_come_back_when_the_upper_ones_fail() -> None:
+    model = tiny.host("qwen3").eval()
+    host = hosts.find(model)
+    upper = Upper(model, host, tiny.ids(), torch.ones_like(tiny.ids()), 1, torch.tensor([0]))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = host.layers[1].register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        upper.logits()
+    handle.remove()
+    assert "forward" not in vars(host.layers[0])
+    assert not host.layers[1]._forward_pre_hooks
