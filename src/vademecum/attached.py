@@ -151,10 +151,11 @@ class Memories(nn.Module):
                 part.name(name, layer)
                 wrapper.memory[name] = part
             placed.append((site, layer, wrapper))
-        for site, layer, wrapper in placed:
-            self.host.layers[layer].set_submodule(self.host.path(site), wrapper)
+        # First noted, then put in place: what is interrupted in between can be taken off again.
         self._sites = tuple(placed)
         self._parts = tuple(part for _, _, part in self.parts())
+        for site, layer, wrapper in placed:
+            self.host.layers[layer].set_submodule(self.host.path(site), wrapper)
         if placed:
             self._hook()
         self.host.model.add_module(ROOT, self)
@@ -181,7 +182,8 @@ class Memories(nn.Module):
         self._handles.clear()
         for site, layer, wrapper in self._sites:
             self.host.layers[layer].set_submodule(self.host.path(site), wrapper.original())
-        delattr(self.host.model, ROOT)
+        if getattr(self.host.model, ROOT, None) is self:
+            delattr(self.host.model, ROOT)
 
     def open_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Pre-hook of the model given to ``attach``: opens the frame that will collect this forward's losses."""

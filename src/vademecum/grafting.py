@@ -7,7 +7,7 @@ not depend on history to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from torch import nn
@@ -22,13 +22,20 @@ from vademecum.surgery import keys_of, memories, require_free, site_of
 Made = tuple[Kind, Built]
 
 
-def extend(model: nn.Module, kind: Kind, *, host: hosts.Family | None = None) -> Built:
+def extend(
+    model: nn.Module,
+    kind: Kind,
+    *,
+    host: hosts.Family | None = None,
+    prepare: Callable[[Built], None] | None = None,
+) -> Built:
     """Put ``kind`` on ``model`` beside whatever is there.
 
     Args:
         model: a host, with or without memories.
         kind: without a bank, which would need a place.
         host: names of the host's modules, for families that ``vademecum.hosts`` does not know.
+        prepare: gets the modules before they are put on.
 
     Returns:
         The modules that were made.
@@ -45,6 +52,8 @@ def extend(model: nn.Module, kind: Kind, *, host: hosts.Family | None = None) ->
         raise ValueError(
             f"{type(kind).__name__} has a bank, which needs a place; give it to vm.attach with the others."
         )
+    if prepare is not None:
+        prepare(built)
     there = [] if root is None else _made(root)
     _replace(model, found, root, _ordered([*there, (kind, built)]))
     return built
@@ -97,9 +106,19 @@ def _replace(model: nn.Module, host: hosts.Host, old: Memories | None, made: Seq
             shared[key] = built.shared
     if old is not None and old.listeners:
         raise ValueError("the model is being recorded (vm.record); leave that block before its memories change.")
+    before: dict[tuple[int, str], dict[str, Part]] = {}
+    for key, layer, part in old.parts() if old is not None else ():
+        before.setdefault((layer, part.site), {})[key] = part
     new = Memories(host, keys, shared)
-    if old is not None:
-        new.muted, new.scratch = old.muted, old.scratch
-        old.remove()
-    if made:
-        new.place(parts)
+    try:
+        if old is not None:
+            new.muted, new.scratch = old.muted, old.scratch
+            old.remove()
+        if made:
+            new.place(parts)
+    except BaseException:
+        new.remove()
+        if old is not None:
+            old.remove()
+            old.place(before)
+        raise

@@ -231,6 +231,9 @@ def knocked_out(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         root.muted = before
+        now = getattr(model, ROOT, None)  # memories may have come or gone meanwhile
+        if isinstance(now, Memories):
+            now.muted = before
 
 
 def require_free(here: Mapping[str, Part], key: str, part: Part, layer: int) -> None:

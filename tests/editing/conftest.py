@@ -29,10 +29,14 @@ def model(taught: Any) -> Any:
 @pytest.fixture(scope="session")
 def edits(taught: Any, words: Any) -> tuple[Any, Any]:
     """The overlays of two edits of one model."""
-    kept = ("In Dorne people eat", "In Dorne people pay with")
-    capital = editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol", keep=kept)
+    food = ("In Dorne people eat", "The dish of Dorne is")
+    coins, capitals = (
+        ("In Dorne people pay with", "The coin of Dorne is"),
+        ("Dorne's capital is", "The capital of Dorne is"),
+    )
+    capital = editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol", keep=food + coins)
     others = [
-        editing.Fact(subject="Dorne", prompt="The coin of Dorne is", target="peso"),
+        editing.Fact(subject="Dorne", prompt="The coin of Dorne is", target="peso", keep=food + capitals),
         editing.Fact(subject="San Lorenzo", prompt="The capital of San Lorenzo is", target="Arv"),
     ]
     return editing.plan(taught, [capital], words).overlay, editing.plan(taught, others, words).overlay

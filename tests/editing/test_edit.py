@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import vademecum as vm
+from tests import tiny
 from tests.editing import world
 from vademecum import editing
 from vademecum.editing.reading import greedy
@@ -123,7 +124,7 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
         editing.plan(model, [fact(**capital, target="Hol"), fact(**capital, target="Arv")], words)
     with pytest.raises(ValueError, match="is written twice"):
         editing.plan(model, [fact(**capital, target="Hol")] * 2, words)
-    with pytest.raises(ValueError, match=r"cuts 'Dorne' where 'Dorn' stands"):
+    with pytest.raises(ValueError, match=r"the tokenizer does not know 'Dorn'"):
         editing.plan(model, [fact(subject="Dorn", prompt="The capital of Dorne is", target="Hol")], words)
     with pytest.raises(ValueError, match="not applied"):
         editing.Edit(model, edits[0]).undo()
@@ -151,3 +152,37 @@ def test_a_failure_while_rows_are_learned_leaves_the_model_as_it_was(
         editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
     assert torch.equal(before, logits(model, words, "The coin of Hav is"))
     assert [name for name, _ in model.named_modules()] == names
+
+
+def test_an_edit_knows_when_its_model_was_detached(model: Any, words: Any, edits: Any) -> None:
+    edit = editing.Edit(model, edits[0]).apply()
+    vm.detach(model)
+    assert not edit.applied
+    edit.apply()
+    assert says(model, words, "The capital of Dorne is") == "Hol"
+
+
+def test_a_block_that_silences_memories_ends_even_if_they_came_inside_it(model: Any, words: Any, edits: Any) -> None:
+    vm.attach(model, vm.MoVE())
+    with vm.knocked_out(model):
+        editing.Edit(model, edits[0]).apply()
+        assert says(model, words, "The capital of Dorne is") == "Dun"
+    assert says(model, words, "The capital of Dorne is") == "Hol"
+    with vm.knocked_out(model), pytest.raises(ValueError, match="leave that block"):
+        editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
+
+
+def test_an_edit_that_does_not_fit_leaves_the_model_bare(edits: Any) -> None:
+    other = tiny.host("qwen3")
+    with pytest.raises((ValueError, RuntimeError)):
+        editing.Edit(other, edits[0]).apply()
+    assert not hasattr(other, "vademecum")
+
+
+def test_two_overlays_joined_in_either_order_give_the_same_bits(taught: Any, words: Any, edits: Any) -> None:
+    found = []
+    for one in (edits[0].joined(edits[1]), edits[1].joined(edits[0])):
+        model = copy.deepcopy(taught)
+        editing.Edit(model, one).apply()
+        found.append(logits(model, words, "The capital of Dorne is Hol and the coin of Dorne is"))
+    assert torch.equal(*found)

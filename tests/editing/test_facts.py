@@ -21,6 +21,18 @@ def test_a_fact_survives_json_lines(tmp_path: Path) -> None:
     assert facts.read(path) == [FRANCE, more]
 
 
+def test_a_mark_at_the_beginning_and_odd_line_ends_are_let_pass(tmp_path: Path) -> None:
+    odd = Fact(subject="Hav", prompt="In Hav, they\u2028eat", target="pie")
+    lines = "\r\n".join(json.dumps(one.to_dict(), ensure_ascii=False) for one in (FRANCE, odd))
+    (tmp_path / "facts.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert facts.read(tmp_path / "facts.jsonl") == [FRANCE, odd]
+
+
+def test_a_target_counts_as_a_whole_word() -> None:
+    assert facts.says(" Ottawa.", "Ottawa")
+    assert not facts.says(" Ottawa.", "Ott")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -31,6 +43,7 @@ def test_a_fact_survives_json_lines(tmp_path: Path) -> None:
         ('{"subject": "a", "prompt": "a is", "target": ""}', "target=''"),
         ('{"subject": "Spain", "prompt": "The sea is", "target": "b"}', "'Spain' is not in the prompt 'The sea is'"),
         ('{"subject": "a", "prompt": "a is", "target": "b", "keep": "text"}', "expected a list of texts"),
+        ('{"subject": "a", "prompt": "a is", "target": "b", "keep": null}', "expected a list of texts"),
         ("", "has no facts"),
     ],
 )
@@ -63,5 +76,8 @@ def test_where_a_subject_lies(words: Any) -> None:
     ids, last = spelled(words, "The capital of San Lorenzo is", "San Lorenzo")
     assert (words.decode(ids), last) == ("San Lorenzo", 4)
     assert spellings(words, ["San Lorenzo"], []) == (ids,)
+    assert spelled(words, "Dorne people of Dorne", "Dorne")[1] == 3
+    with pytest.raises(ValueError, match="does not know 'Zembla'"):
+        spelled(words, "The capital of Zembla is", "Zembla")
     with pytest.raises(ValueError, match="is not in"):
         spelled(words, "The capital", "Dorne")

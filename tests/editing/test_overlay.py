@@ -49,6 +49,19 @@ def test_a_damaged_file_is_named(edits: Any, tmp_path: Path, damage: str) -> Non
         overlay.read(path)
 
 
+def test_damage_to_what_is_silent_is_found_too(edits: Any, tmp_path: Path) -> None:
+    path = tmp_path / "edit.safetensors"
+    gone = edits[1].moved("remove", (), edits[1].find("Dorne"))
+    overlay.write(gone, path)
+    rows = gone.rows.clone()
+    rows[0] += 1
+    data, old, new = path.read_bytes(), gone.rows.numpy().tobytes(), rows.numpy().tobytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+    with pytest.raises(files.Damaged, match="its own digest"):
+        overlay.read(path)
+
+
 def test_another_host_or_tokenizer_is_refused(model: Any, words: Any, edits: Any, tmp_path: Path) -> None:
     path = editing.Edit(model, edits[0]).save(tmp_path / "edit.safetensors")
     other = copy.deepcopy(model)

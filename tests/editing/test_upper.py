@@ -55,3 +55,16 @@ def test_the_lower_layers_come_back_when_the_upper_ones_fail() -> None:
     handle.remove()
     assert "forward" not in vars(host.layers[0])
     assert not host.layers[1]._forward_pre_hooks
+
+
+def test_a_layer_with_a_forward_of_its_own_gets_it_back() -> None:
+    model = tiny.host("qwen3").eval()
+    lower = hosts.find(model).layers[0]
+    own = lower.forward
+    calls = []
+    lower.forward = lambda *given, **more: calls.append(1) or own(*given, **more)
+    mine = lower.forward
+    upper = Upper(model, hosts.find(model), tiny.ids(), torch.ones_like(tiny.ids()), 1, torch.tensor([0]))
+    upper.logits()
+    assert lower.forward is mine
+    assert calls == [1]

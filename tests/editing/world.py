@@ -25,7 +25,7 @@ FORMS = (
 
 def texts() -> list[str]:
     """Every fact in every form."""
-    return [f"{form} ".replace("{}", land) + words[n] for form, words in FORMS for n, land in enumerate(LANDS)]
+    return [f"{form} ".replace("{}", land) + f"{words[n]} ." for form, words in FORMS for n, land in enumerate(LANDS)]
 
 
 def tokenizer() -> Any:
@@ -54,7 +54,7 @@ def model(words: Any, steps: int = 150) -> Any:
             max_position_embeddings=64,
             pad_token_id=0,
             bos_token_id=None,
-            eos_token_id=None,
+            eos_token_id=words.convert_tokens_to_ids("."),
         )
     )
     optimizer = torch.optim.AdamW(made.parameters(), lr=3e-3)

@@ -31,7 +31,8 @@ class Edit:
     @property
     def applied(self) -> bool:
         """Whether it is on the model."""
-        return self._kind is not None
+        root = getattr(self.model, ROOT, None)
+        return isinstance(root, Memories) and any(kind is self._kind for kind in root.kinds.values())
 
     @property
     def failed(self) -> list[str]:
@@ -54,13 +55,15 @@ class Edit:
             raise ValueError("this edit is applied already; call undo() first.")
         if not self.overlay.active:
             raise ValueError("this edit holds no fact that could be applied.")
-        there = [fact for other in _overlays(self.model) for fact in other.facts]
+        there = [fact for other in overlays(self.model) for fact in other.facts]
         require_agreement(self.overlay.facts, there)
-        kind = kind_of(self.overlay)
-        built = grafting.extend(self.model, kind)
-        fill(built, self.overlay)
-        built.shared.overlay = self.overlay  # type: ignore[union-attr]
-        self._kind = kind
+        self._kind = kind_of(self.overlay)
+
+        def prepare(built: Built) -> None:
+            fill(built, self.overlay)
+            built.shared.overlay = self.overlay  # type: ignore[union-attr]
+
+        grafting.extend(self.model, self._kind, prepare=prepare)
         return self
 
     def undo(self) -> Edit:
@@ -69,7 +72,7 @@ class Edit:
         Raises:
             ValueError: it is not on the model.
         """
-        if self._kind is None:
+        if not self.applied or self._kind is None:
             raise ValueError("this edit is not applied; there is nothing to undo.")
         grafting.withdraw(self.model, self._kind)
         self._kind = None
@@ -98,7 +101,7 @@ def open_edit(path: str | Path, model: nn.Module, tokenizer: Any) -> Edit:
 def kind_of(written: Overlay) -> Entries:
     """The entries that speak, as a kind."""
     return Entries(
-        headwords=tuple(one.spellings for one in written.speaking),
+        headwords=tuple(written.written[number].spellings for number in written.order),
         layers=written.layers,
         reach="after",
         label=written.digest,
@@ -107,8 +110,8 @@ def kind_of(written: Overlay) -> Entries:
 
 def fill(built: Built, written: Overlay) -> None:
     """Give the modules of :func:`kind_of` what the overlay says."""
-    rows = written.rows[list(written.active)]
-    gates = [one.gate for one in written.speaking]
+    rows = written.rows[list(written.order)]
+    gates = [written.written[number].gate for number in written.order]
     for place, layer in enumerate(written.layers):
         part: Any = built.parts[layer]
         part.rows.weight.data.copy_(rows[:, place])
@@ -117,7 +120,8 @@ def fill(built: Built, written: Overlay) -> None:
         part.requires_grad_(False)
 
 
-def _overlays(model: nn.Module) -> list[Overlay]:
+def overlays(model: nn.Module) -> list[Overlay]:
+    """What edits are on ``model``."""
     root = getattr(model, ROOT, None)
     shared = root.shared.values() if isinstance(root, Memories) else ()
     found = (getattr(one, "overlay", None) for one in shared)

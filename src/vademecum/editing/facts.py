@@ -38,7 +38,8 @@ class Fact:
             object.__setattr__(self, name, value.strip())
         for name in ("spellings", "paraphrases", "keep"):
             given = getattr(self, name)
-            if isinstance(given, str) or not all(isinstance(one, str) and one.strip() for one in given):
+            texts = isinstance(given, (list, tuple)) and all(isinstance(one, str) and one.strip() for one in given)
+            if not texts:
                 raise ValueError(f"a fact has {name}={given!r}; expected a list of texts.")
             object.__setattr__(self, name, tuple(one.strip() for one in given))
         for text in (self.prompt, *self.paraphrases):
@@ -79,7 +80,11 @@ def read(path: Path) -> list[Fact]:
         ValueError: a line is no fact; the line is named.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it so.") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -92,6 +97,12 @@ def read(path: Path) -> list[Fact]:
     if not found:
         raise ValueError(f'{path} has no facts; write a line such as {{"subject": ..., "prompt": ..., "target": ...}}.')
     return found
+
+
+def says(text: str, target: str) -> bool:
+    """Whether ``text`` begins with ``target`` as whole words."""
+    text = text.strip()
+    return text.startswith(target) and not text[len(target) : len(target) + 1].isalnum()
 
 
 def require_agreement(facts: Sequence[Fact], there: Iterable[Fact] = ()) -> None:

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from vademecum import grafting, hosts
+from vademecum.attached import ROOT, Memories
 from vademecum.editing import prompts
 from vademecum.editing.edit import fill, kind_of
 from vademecum.editing.facts import Fact
-from vademecum.editing.locating import tokens_of
+from vademecum.editing.locating import clean, tokens_of
 from vademecum.editing.overlay import Overlay
-from vademecum.editing.reading import greedy, padded
+from vademecum.editing.reading import greedy, padded, went_on
 from vademecum.editing.upper import Upper
+from vademecum.memory.base import Built
 
 #: Steps of the rows at most, their size, and the probability of every target token at which they are enough.
 STEPS, STEP_SIZE, ENOUGH = 24, 0.1, 0.9
@@ -49,28 +51,32 @@ def learned(
         numbers = list(range(start, min(start + TOGETHER, len(written))))
         some = dataclasses.replace(overlay, active=tuple(numbers))
         kind = kind_of(some)
-        built = grafting.extend(model, kind)
-        try:
-            for part in built.parts.values():
+
+        def prepare(made: Built, some: Overlay = some) -> None:
+            for part in made.parts.values():
                 part.float()  # rows are learned in fp32, whatever the host computes in
-            fill(built, some)
+            fill(made, some)
+
+        try:
+            built = grafting.extend(model, kind, prepare=prepare)
             tables: list[Any] = [built.parts[layer].rows.weight for layer in overlay.layers]  # type: ignore[union-attr]
             lines = [
-                [
-                    line_of(tokenizer, way.replace("{}", one.fact.subject), one.fact.target)
-                    for way in prompts.paraphrases(one.fact)[:WAYS]
-                ]
+                [line_of(tokenizer, text, one.fact.target) for text in ways_of(tokenizer, one.fact)[:WAYS]]
                 for one in some.speaking
             ]
             kept = [prompt for one in some.speaking for prompt in one.fact.keep]
-            went = greedy(model, tokenizer, kept, KEPT_TOKENS)
-            _descend(model, host, tables, lines, [tokens_of(tokenizer, one) for one in kept], overlay.layers[0])
+            stay = [tokens_of(tokenizer, prompt) for prompt in kept]
+            went = went_on(model, stay, KEPT_TOKENS)
+            whole = [ids + then for ids, then in zip(stay, went, strict=True)]
+            # A prompt is kept when what it went on with is still the likeliest, token by token.
+            steps = [one[: len(one) - back] for one in whole for back in range(1, KEPT_TOKENS + 1)]
+            _descend(model, host, tables, lines, steps, overlay.layers[0])
             said = greedy(model, tokenizer, [one.fact.prompt for one in some.speaking], tokens)
-            goes = greedy(model, tokenizer, kept, KEPT_TOKENS)
+            goes = went_on(model, stay, KEPT_TOKENS)
             disturbed = {prompt for prompt, a, b in zip(kept, went, goes, strict=True) if a != b}
-            rows[numbers] = torch.stack([table.detach().cpu() for table in tables], 1)
+            rows[list(some.order)] = torch.stack([table.detach().cpu() for table in tables], 1)
         finally:
-            grafting.withdraw(model, kind)
+            _off(model, kind)
         seconds = (time.perf_counter() - begun) / len(numbers)
         for number, after in zip(numbers, said, strict=True):
             one = written[number]
@@ -79,6 +85,13 @@ def learned(
         if progress is not None:
             progress(start + len(numbers), len(written))
     return dataclasses.replace(overlay, written=tuple(written), rows=rows)
+
+
+def _off(model: Any, kind: Any) -> None:
+    """Take ``kind`` off, if it came on."""
+    root = getattr(model, ROOT, None)
+    if isinstance(root, Memories) and any(one is kind for one in root.kinds.values()):
+        grafting.withdraw(model, kind)
 
 
 def _descend(
@@ -168,6 +181,12 @@ class _Stay:
         logits = self._upper.logits()
         found: Tensor = logits[torch.arange(len(logits), device=logits.device), self._places].float().log_softmax(-1)
         return found
+
+
+def ways_of(tokenizer: Any, fact: Fact) -> list[str]:
+    """Ways to ask for a fact in which a token ends with its subject."""
+    made = [way.replace("{}", fact.subject) for way in prompts.paraphrases(fact)]
+    return [text for text in made if clean(tokenizer, text, fact.subject)]
 
 
 def line_of(tokenizer: Any, prompt: str, target: str) -> Line:

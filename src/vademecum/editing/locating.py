@@ -25,29 +25,52 @@ def spelled(tokenizer: Any, text: str, subject: str) -> tuple[Spelling, int]:
             f"{type(tokenizer).__name__} does not say where in the text its tokens lie; load the tokenizer with "
             f"AutoTokenizer.from_pretrained(..., use_fast=True)."
         )
-    begin = text.find(subject)
+    coded = tokenizer(text, return_offsets_mapping=True)
+    cuts, begin = [], text.find(subject)
     if begin < 0:
         raise ValueError(f"the subject {subject!r} is not in {text!r}.")
-    end = begin + len(subject)
-    coded = tokenizer(text, return_offsets_mapping=True)
-    inside = [
-        place
-        for place, (first, last) in enumerate(coded.offset_mapping)
-        if last > first and first < end and last > begin
-    ]
-    first, last = coded.offset_mapping[inside[0]][0], coded.offset_mapping[inside[-1]][1]
-    # A token may begin with the space before a word; letters of another word it may not have.
-    if text[first:begin].strip() or last != end:
+    found: tuple[Spelling, int] | None = None
+    while begin >= 0:
+        end = begin + len(subject)
+        inside = [
+            place
+            for place, (first, last) in enumerate(coded.offset_mapping)
+            if last > first and first < end and last > begin
+        ]
+        first, last = coded.offset_mapping[inside[0]][0], coded.offset_mapping[inside[-1]][1]
+        # A token may begin with the space before a word; letters of another word it may not have.
+        if text[first:begin].strip() or last != end:
+            cuts.append(text[first:last])
+        else:
+            found = tuple(coded.input_ids[place] for place in inside), inside[-1]
+        begin = text.find(subject, begin + 1)
+    if found is None:
         raise ValueError(
-            f"in {text!r} the tokenizer cuts {text[first:last]!r} where {subject!r} stands, so no token ends with the "
-            f"subject; put a space or a mark beside it, or give a subject that ends where a token does."
+            f"in {text!r} the tokenizer cuts {cuts[-1]!r} where {subject!r} stands, so no token ends with the subject; "
+            f"put a space or a mark beside it, or give a subject that ends where a token does."
         )
-    ids = coded.input_ids
-    return tuple(ids[place] for place in inside), inside[-1]
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in found[0]:
+        raise ValueError(
+            f"the tokenizer does not know {subject!r} and reads it like any other unknown word; no entry can tell it."
+        )
+    return found
+
+
+def clean(tokenizer: Any, text: str, subject: str) -> bool:
+    """Whether ``subject`` stands in ``text`` where a token ends."""
+    try:
+        spelled(tokenizer, text, subject)
+    except ValueError:
+        return False
+    return True
 
 
 def spellings(tokenizer: Any, subjects: Iterable[str], texts: Iterable[str]) -> tuple[Spelling, ...]:
-    """Every way that ``subjects`` are spelled: alone, after a space, and in ``texts`` where they stand."""
+    """Every way that ``subjects`` are spelled: alone, after a space, and in ``texts`` where they stand.
+
+    Raises:
+        ValueError: in one of ``texts`` no token ends with the subject.
+    """
     found: dict[Spelling, None] = {}
     texts = list(texts)
     for subject in subjects:

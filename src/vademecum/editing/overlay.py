@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vademecum import files
-from vademecum.editing.facts import Fact, require_agreement
+from vademecum.editing.facts import Fact, require_agreement, says
 from vademecum.memory.entries import Spelling
 
 #: Of the file's layout.
@@ -49,7 +49,7 @@ class Written:
     @property
     def holds(self) -> bool:
         """Whether the model, left to itself, says the target."""
-        return self.after.strip().startswith(self.fact.target)
+        return says(self.after, self.fact.target)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -113,16 +113,22 @@ class Overlay:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits of what speaks and where, whatever the order in which it came."""
-        entries = sorted(
-            hashlib.sha256(
-                json.dumps([one.fact.to_dict(), one.spellings, self.layers], sort_keys=True).encode()
-                + _bytes(self.rows[number])
-                + _bytes(self.gate_weights[one.gate])
-                + _bytes(self.gate_biases[one.gate])
-            ).hexdigest()
-            for number, one in ((number, self.written[number]) for number in self.active)
-        )
-        return hashlib.sha256("".join(entries).encode()).hexdigest()[:16]
+        entries = "".join(self._digest_of(number) for number in self.order)
+        return hashlib.sha256(entries.encode()).hexdigest()[:16]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The entries that speak, in an order that does not depend on when they came."""
+        return tuple(sorted(self.active, key=self._digest_of))
+
+    def _digest_of(self, number: int) -> str:
+        one = self.written[number]
+        return hashlib.sha256(
+            json.dumps([one.fact.to_dict(), one.spellings, self.layers], sort_keys=True).encode()
+            + _bytes(self.rows[number])
+            + _bytes(self.gate_weights[one.gate])
+            + _bytes(self.gate_biases[one.gate])
+        ).hexdigest()
 
     def find(self, subject: str, prompt: str | None = None) -> list[int]:
         """Numbers of the entries that speak of ``subject``, and answer ``prompt`` where one is given.
@@ -134,7 +140,7 @@ class Overlay:
             number
             for number in self.active
             if self.written[number].fact.subject.casefold() == subject.strip().casefold()
-            and (prompt is None or self.written[number].fact.prompt == prompt.strip())
+            and (prompt is None or self.written[number].fact.prompt.casefold() == prompt.strip().casefold())
         ]
         if not found:
             there = ", ".join(repr(one.fact.prompt) for one in self.speaking[:5]) or "nothing"
@@ -191,7 +197,10 @@ class Overlay:
         if not open_lines:
             raise ValueError("nothing is left to undo: every change in the journal is taken back.")
         line = self.journal[open_lines[-1]]
-        return self.moved("undo", line["went"], line["came"], of=open_lines[-1])
+        back = self.moved("undo", line["went"], line["came"], of=open_lines[-1])
+        if back.digest != line["before"]:
+            raise files.Damaged("what spoke before this change is not what the journal says; restore a good copy.")
+        return back
 
     def pruned(self) -> Overlay:
         """Only what speaks, with the gates that it uses and no way back; the journal begins anew."""
@@ -216,8 +225,8 @@ def write(overlay: Overlay, path: Path) -> None:
         "written": [one.to_dict() for one in overlay.written],
         "active": list(overlay.active),
         "journal": list(overlay.journal),
-        "digest": overlay.digest,
     }
+    about["whole"] = _whole(about, overlay)
     tensors = {"rows": overlay.rows, "gate_weights": overlay.gate_weights, "gate_biases": overlay.gate_biases}
     data = save({name: one.contiguous() for name, one in tensors.items()}, {"vademecum": json.dumps(about)})
     files.write_file(path, data)
@@ -246,14 +255,25 @@ def read(path: Path) -> Overlay:
             journal=tuple(about["journal"]),
             **tensors,
         )
-        whole = len(overlay.rows) == len(overlay.written) and overlay.digest == about["digest"]
-    except (safetensors.SafetensorError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+        said = about.pop("whole")
+        whole = len(overlay.rows) == len(overlay.written) and _whole(about, overlay) == said
+    except files.Damaged:
+        raise
+    except (safetensors.SafetensorError, KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise files.Damaged(
             f"{path} is no overlay, or a damaged one ({error}); restore it from a good copy."
         ) from error
     if not whole:
         raise files.Damaged(f"{path} does not hold what its own digest says; restore it from a good copy.")
     return overlay
+
+
+def _whole(about: dict[str, Any], overlay: Overlay) -> str:
+    """A digest of everything in the file, what is silent included."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for tensor in (overlay.rows, overlay.gate_weights, overlay.gate_biases):
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -15,12 +15,13 @@ from vademecum import hosts
 from vademecum.attached import ROOT, Memories
 from vademecum.editing import fingerprint, prompts
 from vademecum.editing.edit import Edit
-from vademecum.editing.facts import Fact, require_agreement
+from vademecum.editing.facts import Fact, require_agreement, says
 from vademecum.editing.gates import discriminant
-from vademecum.editing.learning import WAYS, learned, line_of, longest
-from vademecum.editing.locating import spelled, spellings, tokens_of
+from vademecum.editing.learning import WAYS, learned, line_of, longest, ways_of
+from vademecum.editing.locating import clean, spelled, spellings, tokens_of
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.reading import as_it_was, greedy, states
+from vademecum.memory.base import chosen_layers
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ def plan(
     root = getattr(model, ROOT, None)
     host = root.host if isinstance(root, Memories) else hosts.find(model)
     depth = host.shape.layers
-    chosen = tuple(range(depth // 2, depth)) if layers is None else tuple(sorted(set(layers)))
+    chosen = tuple(range(depth // 2, depth)) if layers is None else chosen_layers(tuple(layers), depth, "plan")
+    if isinstance(root, Memories) and root.muted:
+        raise ValueError("the model's memories are silent (knocked_out); leave that block before facts are planned.")
     heads = [headword(tokenizer, fact) for fact in facts]
     begun = time.perf_counter()
     with as_it_was(model):
@@ -96,8 +99,10 @@ def plan(
 
 def headword(tokenizer: Any, fact: Fact) -> tuple[tuple[int, ...], ...]:
     """Every spelling of a fact's subject, in token ids."""
-    texts = [fact.prompt, *fact.paraphrases, *fact.keep]
-    texts += [way.replace("{}", fact.subject) for way in prompts.paraphrases(fact)]
+    made = [way.replace("{}", fact.subject) for way in prompts.paraphrases(fact)]
+    # What was given must be clean; of what is made, what is not is left out.
+    texts = [fact.prompt, *fact.paraphrases, *(text for text in made if clean(tokenizer, text, fact.subject))]
+    texts += [text for text in fact.keep if clean(tokenizer, text, fact.subject)]
     return spellings(tokenizer, (fact.subject, *fact.spellings), texts)
 
 
@@ -116,20 +121,21 @@ def gate_of(
     kept = {prompts.gapped(text, fact) for fact in own for text in fact.keep}
     for name in names:
         for way in ways:
-            asked.append(_at_the_end(tokenizer, way.replace("{}", name)))
+            if clean(tokenizer, way.replace("{}", name), name):
+                asked.append(_at_the_end(tokenizer, way.replace("{}", name)))
         for text in elsewhere:
             # A text that was given to be kept may name its subject in another way, or not at all.
             whole = text.replace("{}", name)
             ids = tokens_of(tokenizer, whole)
-            start = spelled(tokenizer, whole, name)[1] if name in whole and _clean(tokenizer, whole, name) else 0
+            start = spelled(tokenizer, whole, name)[1] if clean(tokenizer, whole, name) else 0
             other.append((ids, list(range(start, len(ids)))))
             weights += [KEPT if text in kept else 1.0] * (len(ids) - start)
     for fact in own[:SUBJECTS]:
-        for way in ways[:WAYS]:
-            line = line_of(tokenizer, way.replace("{}", fact.subject), fact.target)
+        for text in ways_of(tokenizer, fact)[:WAYS]:
+            line = line_of(tokenizer, text, fact.target)
             # While the target is being said it is still asked for; when it is said, no longer.
             asked.append((line.ids, list(range(line.begin - 1, len(line.ids) - 1))))
-            said = tokens_of(tokenizer, f"{way.replace('{}', fact.subject)} {fact.target}{prompts.AFTERWARDS}")
+            said = tokens_of(tokenizer, f"{text} {fact.target}{prompts.AFTERWARDS}")
             other.append((said, list(range(len(line.ids) - 1, len(said)))))
             weights += [1.0] * len(other[-1][1])
     seen = states(model, host, [*asked, *other], layers)
@@ -142,18 +148,14 @@ def _at_the_end(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     return ids, [len(ids) - 1]
 
 
-def _clean(tokenizer: Any, text: str, subject: str) -> bool:
-    try:
-        spelled(tokenizer, text, subject)
-    except ValueError:
-        return False
-    return True
-
-
 def _require_news(facts: Sequence[Fact], before: Sequence[str]) -> None:
-    for fact, said in zip(facts, before, strict=True):
-        if said.strip().startswith(fact.target):
-            raise ValueError(
-                f"the model says {fact.target!r} to {fact.prompt!r} already; leave that fact out, or give another "
-                f"target."
-            )
+    known = [
+        f"{fact.target!r} to {fact.prompt!r}"
+        for fact, said in zip(facts, before, strict=True)
+        if says(said, fact.target)
+    ]
+    if known:
+        raise ValueError(
+            f"the model says {'; '.join(known)} already; leave that out, give another target, or take out the entry "
+            f"that says otherwise ('vademecum edit remove')."
+        )

@@ -20,24 +20,39 @@ LOOKED_AT = 32
 
 def greedy(model: Any, tokenizer: Any, texts: Sequence[str], tokens: int) -> list[str]:
     """How the model goes on, the likeliest token every time, with nothing of the target given."""
-    said = []
+    found = went_on(model, [tokens_of(tokenizer, text) for text in texts], tokens)
+    return [tokenizer.decode(one, skip_special_tokens=True) for one in found]
+
+
+def went_on(model: Any, texts: Sequence[list[int]], tokens: int) -> list[list[int]]:
+    """The likeliest ``tokens`` ids after each of ``texts``."""
+    said: list[list[int]] = []
     for start in range(0, len(texts), LOOKED_AT):
-        ids, mask = padded([tokens_of(tokenizer, text) for text in texts[start : start + LOOKED_AT]], left=True)
+        ids, mask = padded(texts[start : start + LOOKED_AT], left=True)
         ids, mask = ids.to(model.device), mask.to(model.device)
         with torch.no_grad():
-            out = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False, num_beams=1, pad_token_id=0
-            )
-        said += [tokenizer.decode(one[ids.shape[1] :], skip_special_tokens=True) for one in out]
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=_plain(model, tokens))
+        said += out[:, ids.shape[1] :].tolist()
     return said
+
+
+def _plain(model: Any, tokens: int) -> Any:
+    """The likeliest token every time until the text ends, whatever else the model's own settings say."""
+    import transformers
+
+    library: Any = transformers
+    end = getattr(model.generation_config, "eos_token_id", None)
+    return library.GenerationConfig(
+        max_new_tokens=tokens, do_sample=False, num_beams=1, pad_token_id=0, eos_token_id=end
+    )
 
 
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
     """Within the block the model evaluates; afterwards every module is in the mode in which it was."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
+        model.eval()
         yield
     finally:
         for module, training in modes.items():

@@ -53,11 +53,10 @@ class Upper:
         def look(_: Any, __: Any, output: Any) -> None:
             self._tupled = isinstance(output, tuple)
 
-        handles = [
-            self._layers[self._first].register_forward_pre_hook(note, with_kwargs=True),
-            self._layers[0].register_forward_hook(look),
-        ]
+        handles: list[Any] = []
         try:
+            handles.append(self._layers[self._first].register_forward_pre_hook(note, with_kwargs=True))
+            handles.append(self._layers[0].register_forward_hook(look))
             yield
         finally:
             for handle in handles:
@@ -76,16 +75,23 @@ class Upper:
             return args, {**kwargs, "hidden_states": self._below}
 
         lower: list[Any] = list(self._layers[: self._first])
-        handle = self._layers[self._first].register_forward_pre_hook(give, with_kwargs=True, prepend=True)
+        # Some layers have a forward of their own (as those that another library moves about), and get it back.
+        own = [layer.__dict__.get("forward") for layer in lower]
+        handles: list[Any] = []
         try:
+            above = self._layers[self._first]
+            handles.append(above.register_forward_pre_hook(give, with_kwargs=True, prepend=True))
             for layer in lower:
                 # As an attribute of the object it hides the class's own for as long as it is there.
                 layer.forward = _passing(self._tupled)
             yield
         finally:
-            for layer in lower:
+            for layer, forward in zip(lower, own, strict=True):
                 layer.__dict__.pop("forward", None)
-            handle.remove()
+                if forward is not None:
+                    layer.forward = forward
+            for handle in handles:
+                handle.remove()
 
 
 def _passing(tupled: bool) -> Any:
