@@ -85,3 +85,33 @@ def test_a_fact_that_contradicts_the_overlay_is_refused_and_the_file_stays(
     assert main(["edit", "add", str(folder), str(file), *DORNE, "Arv"]) != 0
     assert "vademecum edit change" in " ".join(capsys.readouterr().err.split())
     assert file.read_bytes() == before
+
+
+def test_what_another_wrote_meanwhile_is_not_lost(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, edits: Any
+) -> None:
+    from vademecum.editing import commands
+
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol")
+    planned = commands._planned
+
+    def meanwhile(*given: Any) -> Any:
+        run(capsys, "remove", file, "--subject", "Dorne")
+        return planned(*given)
+
+    monkeypatch.setattr(commands, "_planned", meanwhile)
+    coin = ("--subject", "Hav", "--prompt", "The coin of Hav is", "--target", "mark")
+    assert main(["edit", "add", str(folder), str(file), *coin]) != 0
+    assert "changed by another meanwhile" in " ".join(capsys.readouterr().err.split())
+    assert run(capsys, "list", file).startswith("0 entries, 1 silent")
+
+
+def test_an_overlay_is_not_written_over_by_its_own_export(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol")
+    assert main(["edit", "export", str(file), "--out", str(file)]) != 0
+    assert "is the overlay itself" in capsys.readouterr().err
+    run(capsys, "list", file)

@@ -12,6 +12,7 @@ from vademecum import files
 from vademecum.editing import fingerprint, overlay
 from vademecum.editing.edit import Edit
 from vademecum.editing.facts import Fact, read, require_agreement
+from vademecum.editing.learning import measured
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.planning import plan
 from vademecum.editing.reading import as_it_was, greedy
@@ -96,13 +97,31 @@ def add(model: str, path: Path, facts: Sequence[Fact], *, echo: Echo, change: bo
     host, tokenizer = opened(model)
     if there is not None:
         fingerprint.require_same(there.made_for, fingerprint.of(host, tokenizer), str(path))
-    edit = _planned(host, tokenizer, facts, there)
-    new = edit.overlay
+    before = set()
     if there is not None:
-        new = there.joined(new, replacing=replacing, verb="change" if change else "add")
+        staying = there.moved("", (), replacing)
+        before = {one.fact for one in staying.speaking if one.holds}
+        if staying.active:
+            # New entries are learned beside those that are there, and must not speak where those do.
+            beside = Edit(host, staying).apply()
+            edit = _planned(host, tokenizer, facts, there)
+            beside.undo()
+        else:
+            edit = _planned(host, tokenizer, facts, there)
+        new = there.joined(edit.overlay, replacing=replacing, verb="change" if change else "add")
+        with as_it_was(host):
+            new = measured(host, tokenizer, new)
+        _require_unmoved(path, there)
+    else:
+        edit = _planned(host, tokenizer, facts, None)
+        new = edit.overlay
+        if path.exists():
+            raise FileExistsError(f"{path} was written by another meanwhile; say the same again, to add to it.")
     overlay.write(new, path)
-    for one in edit.overlay.speaking:
-        echo(line_of(one))
+    written = {one.fact for one in edit.overlay.speaking}
+    for one in new.speaking:
+        if one.fact in written or (one.fact in before and not one.holds):
+            echo(line_of(one))
     count = len(edit.overlay.written)
     seconds = sum(one.seconds for one in edit.overlay.written)
     echo(
@@ -150,6 +169,8 @@ def listed(path: Path, *, journal: bool, echo: Echo) -> None:
 def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
     """The facts as JSON lines, or (``small``) the overlay without what is silent."""
     there = overlay.read(path)
+    if out is not None and out.resolve() == path.resolve():
+        raise ValueError(f"--out {out} is the overlay itself; give another file.")
     if small:
         if out is None:
             raise ValueError("--overlay writes a file; say which with --out.")
@@ -176,6 +197,13 @@ def ask(model: str, path: Path, prompts: Sequence[str], tokens: int, *, echo: Ec
         after = greedy(host, tokenizer, prompts, tokens)
     for prompt, then, now in zip(prompts, before, after, strict=True):
         echo(f"{prompt}\n  without  {then.strip()!r}\n  with     {now.strip()!r}")
+
+
+def _require_unmoved(path: Path, there: Overlay) -> None:
+    """Raise ValueError if another wrote to the overlay since it was read."""
+    now = overlay.read(path)
+    if (now.digest, len(now.journal)) != (there.digest, len(there.journal)):
+        raise ValueError(f"{path} was changed by another meanwhile, and stays as it is now; say the same again.")
 
 
 def line_of(one: Written) -> str:

@@ -43,9 +43,8 @@ class Line:
 def learned(
     model: Any, host: hosts.Host, tokenizer: Any, overlay: Overlay, progress: Callable[[int, int], None] | None
 ) -> Overlay:
-    """The overlay with its rows learned and what the model then says."""
+    """The overlay with its rows learned, some facts side by side at a time."""
     rows, written = overlay.rows.clone(), list(overlay.written)
-    tokens = longest(tokenizer, overlay.facts)
     for start in range(0, len(written), TOGETHER):
         begun = time.perf_counter()
         numbers = list(range(start, min(start + TOGETHER, len(written))))
@@ -64,27 +63,40 @@ def learned(
                 [line_of(tokenizer, text, one.fact.target) for text in ways_of(tokenizer, one.fact)[:WAYS]]
                 for one in some.speaking
             ]
-            kept = [prompt for one in some.speaking for prompt in one.fact.keep]
-            stay = [tokens_of(tokenizer, prompt) for prompt in kept]
-            went = went_on(model, stay, KEPT_TOKENS)
-            whole = [ids + then for ids, then in zip(stay, went, strict=True)]
+            kept = [tokens_of(tokenizer, prompt) for one in some.speaking for prompt in one.fact.keep]
+            whole = [ids + then for ids, then in zip(kept, went_on(model, kept, KEPT_TOKENS), strict=True)]
             # A prompt is kept when what it went on with is still the likeliest, token by token.
             steps = [one[: len(one) - back] for one in whole for back in range(1, KEPT_TOKENS + 1)]
             _descend(model, host, tables, lines, steps, overlay.layers[0])
-            said = greedy(model, tokenizer, [one.fact.prompt for one in some.speaking], tokens)
-            goes = went_on(model, stay, KEPT_TOKENS)
-            disturbed = {prompt for prompt, a, b in zip(kept, went, goes, strict=True) if a != b}
             rows[list(some.order)] = torch.stack([table.detach().cpu() for table in tables], 1)
         finally:
             _off(model, kind)
         seconds = (time.perf_counter() - begun) / len(numbers)
-        for number, after in zip(numbers, said, strict=True):
-            one = written[number]
-            moved = tuple(prompt for prompt in one.fact.keep if prompt in disturbed)
-            written[number] = dataclasses.replace(one, after=after, disturbed=moved, seconds=one.seconds + seconds)
+        for number in numbers:
+            written[number] = dataclasses.replace(written[number], seconds=written[number].seconds + seconds)
         if progress is not None:
             progress(start + len(numbers), len(written))
     return dataclasses.replace(overlay, written=tuple(written), rows=rows)
+
+
+def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
+    """The overlay with what the model says when all of it is on, to every prompt and to all that is to be kept."""
+    prompts_, kept = [one.prompt for one in overlay.facts], [text for one in overlay.facts for text in one.keep]
+    stay = [tokens_of(tokenizer, text) for text in kept]
+    went = went_on(model, stay, KEPT_TOKENS)
+    kind = kind_of(overlay)
+    try:
+        grafting.extend(model, kind, prepare=lambda built: fill(built, overlay))
+        said = iter(greedy(model, tokenizer, prompts_, longest(tokenizer, overlay.facts)))
+        goes = went_on(model, stay, KEPT_TOKENS)
+    finally:
+        _off(model, kind)
+    moved = {text for text, a, b in zip(kept, went, goes, strict=True) if a != b}
+    written = list(overlay.written)
+    for number in overlay.active:
+        disturbed = tuple(text for text in written[number].fact.keep if text in moved)
+        written[number] = dataclasses.replace(written[number], after=next(said), disturbed=disturbed)
+    return dataclasses.replace(overlay, written=tuple(written))
 
 
 def _off(model: Any, kind: Any) -> None:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from vademecum import hosts
 from vademecum.attached import ROOT, Memories
 from vademecum.editing import fingerprint, prompts
-from vademecum.editing.edit import Edit
+from vademecum.editing.edit import Edit, overlays
 from vademecum.editing.facts import Fact, require_agreement, says
 from vademecum.editing.gates import discriminant
-from vademecum.editing.learning import WAYS, learned, line_of, longest, ways_of
+from vademecum.editing.learning import WAYS, learned, line_of, longest, measured, ways_of
 from vademecum.editing.locating import clean, spelled, spellings, tokens_of
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.reading import as_it_was, greedy, states
@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 #: Subjects that a gate learns from, and how much more than made prompts one counts that was given to be kept.
 SUBJECTS, KEPT = 5, 10.0
+#: How much a text counts in which the same is asked of another.
+TURNED = 3.0
 
 
 def plan(
@@ -68,8 +70,12 @@ def plan(
     with as_it_was(model):
         before = greedy(model, tokenizer, [fact.prompt for fact in facts], longest(tokenizer, facts))
         _require_news(facts, before)
-        relations = list(dict.fromkeys(fact.relation for fact in facts))
-        gates = [gate_of(model, host, tokenizer, relation, facts, chosen) for relation in relations]
+        groups = _groups(facts)
+        everything = [*facts, *(fact for other in overlays(model) for fact in other.facts)]
+        gates = [
+            gate_of(model, host, tokenizer, [facts[number] for number in own], everything, chosen) for own in groups
+        ]
+        gate = {number: place for place, own in enumerate(groups) for number in own}
         looked = time.perf_counter() - begun
         overlay = Overlay(
             made_for=fingerprint.of(model, tokenizer),
@@ -78,19 +84,19 @@ def plan(
                 Written(
                     fact=fact,
                     spellings=head,
-                    gate=relations.index(fact.relation),
+                    gate=gate[number],
                     before=said,
                     after="",
                     seconds=looked / len(facts),
                 )
-                for fact, head, said in zip(facts, heads, before, strict=True)
+                for number, (fact, head, said) in enumerate(zip(facts, heads, before, strict=True))
             ),
             rows=torch.zeros(len(facts), len(chosen), host.shape.value_heads * host.shape.value_dim),
             gate_weights=torch.stack([weight for weight, _ in gates]).cpu(),
             gate_biases=torch.stack([bias for _, bias in gates]).cpu(),
             active=tuple(range(len(facts))),
         )
-        overlay = learned(model, host, tokenizer, overlay, progress)
+        overlay = measured(model, tokenizer, learned(model, host, tokenizer, overlay, progress))
     edit = Edit(model, dataclasses.replace(overlay, active=()).moved("add", overlay.active, ()))
     if edit.failed:
         _log.warning("%d of %d facts do not hold: %s", len(edit.failed), len(facts), "; ".join(edit.failed[:3]))
@@ -106,23 +112,34 @@ def headword(tokenizer: Any, fact: Fact) -> tuple[tuple[int, ...], ...]:
     return spellings(tokenizer, (fact.subject, *fact.spellings), texts)
 
 
+def _groups(facts: Sequence[Fact]) -> list[list[int]]:
+    """Numbers of the facts that share a gate: those of one relation."""
+    by_relation: dict[str, list[int]] = {}
+    for number, fact in enumerate(facts):
+        by_relation.setdefault(fact.relation, []).append(number)
+    return list(by_relation.values())
+
+
 def gate_of(
-    model: nn.Module, host: hosts.Host, tokenizer: Any, relation: str, facts: Sequence[Fact], layers: Sequence[int]
+    model: nn.Module,
+    host: hosts.Host,
+    tokenizer: Any,
+    own: Sequence[Fact],
+    facts: Sequence[Fact],
+    layers: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Weights ``[L, d]`` and biases ``[L]`` of the gate of all facts of ``relation``."""
-    own = [fact for fact in facts if fact.relation == relation]
-    ways = list(dict.fromkeys(way for fact in own[:SUBJECTS] for way in prompts.paraphrases(fact)))
-    elsewhere = list(dict.fromkeys(text for fact in own[:SUBJECTS] for text in prompts.contrasts(fact, facts)))
-    names = [fact.subject for fact in own[:SUBJECTS]]
-    names += [name for name in prompts.SUBSTITUTES if name not in names][: max(0, SUBJECTS - len(names))]
+    """Weights ``[L, d]`` and biases ``[L]`` of the gate of the facts ``own``, all of one relation, among ``facts``."""
+    own = own[:SUBJECTS]  # what is asked is the same for all: a few tell it
+    ways = list(dict.fromkeys(way for fact in own for way in prompts.paraphrases(fact)))
+    elsewhere = list(dict.fromkeys(text for fact in own for text in prompts.contrasts(fact, facts)))
+    subjects = [fact.subject for fact in own]
+    strangers = [name for name in prompts.SUBSTITUTES if name not in subjects and clean(tokenizer, name, name)]
+    names = [*subjects, *strangers][:SUBJECTS]
     asked: list[tuple[list[int], list[int]]] = []
     other: list[tuple[list[int], list[int]]] = []
     weights: list[float] = []
     kept = {prompts.gapped(text, fact) for fact in own for text in fact.keep}
     for name in names:
-        for way in ways:
-            if clean(tokenizer, way.replace("{}", name), name):
-                asked.append(_at_the_end(tokenizer, way.replace("{}", name)))
         for text in elsewhere:
             # A text that was given to be kept may name its subject in another way, or not at all.
             whole = text.replace("{}", name)
@@ -130,7 +147,17 @@ def gate_of(
             start = spelled(tokenizer, whole, name)[1] if clean(tokenizer, whole, name) else 0
             other.append((ids, list(range(start, len(ids)))))
             weights += [KEPT if text in kept else 1.0] * (len(ids) - start)
-    for fact in own[:SUBJECTS]:
+    for fact in own:
+        for way in ways:
+            if clean(tokenizer, way.replace("{}", fact.subject), fact.subject):
+                asked.append(_at_the_end(tokenizer, way.replace("{}", fact.subject)))
+        for number, stranger in enumerate(strangers):
+            # Named before, and another is asked about; another named before, and it is asked about.
+            aside, way = prompts.ASIDE[number % len(prompts.ASIDE)], ways[number % len(ways)]
+            turned, back = prompts.turned(aside, way, fact.subject, stranger)
+            other.append(_at_the_end(tokenizer, turned))
+            weights.append(TURNED)
+            asked.append(_at_the_end(tokenizer, back))
         for text in ways_of(tokenizer, fact)[:WAYS]:
             line = line_of(tokenizer, text, fact.target)
             # While the target is being said it is still asked for; when it is said, no longer.

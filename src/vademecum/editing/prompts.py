@@ -56,6 +56,13 @@ CONTRASTS: Sequence[str] = (
     "I like {} and",
     "{} is a kind of",
 )
+#: Texts in which a subject was named and the same is asked of another ``[]``: the subject's entry must be silent there,
+#: and the other's, asked in its turn, must speak.
+ASIDE: Sequence[str] = (
+    "{} borders []. ",
+    "He left {} for []. ",
+    "First {}, then []. ",
+)
 #: How a text may go on when the target is said, and an entry has said what it had to say.
 AFTERWARDS = ", which is well known. It is"
 #: Subjects that stand in for a fact's own, so that a gate learns what is asked and not of whom.
@@ -81,6 +88,13 @@ def contrasts(fact: Fact, others: Sequence[Fact] = ()) -> list[str]:
     given = [gapped(text, fact) for text in fact.keep]
     asked = [other.relation for other in others if other.relation != fact.relation]
     return [text for text in dict.fromkeys([*given, *asked, *CONTRASTS]) if _bare(text) not in own]
+
+
+def turned(aside: str, way: str, subject: str, stranger: str) -> tuple[str, str]:
+    """``subject`` named and ``stranger`` asked about by ``way``, and the other way round."""
+    both = (subject, stranger), (stranger, subject)
+    found = [aside.replace("{}", a).replace("[]", b) + way.replace("{}", b) for a, b in both]
+    return found[0], found[1]
 
 
 def gapped(text: str, fact: Fact) -> str:
