@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vademecum.cli.comparing import study
 
 verbs = typer.Typer()
 edit = typer.Typer(
@@ -121,3 +125,25 @@ def ask(
     from vademecum.editing import commands
 
     commands.ask(model, overlay, prompt, tokens, echo=typer.echo)
+
+
+@study.command("editing")
+def study_editing(
+    out: Annotated[
+        Path, typer.Option(help="Output folder; the same command goes on with a study that lies there.")
+    ] = Path("runs/editing"),
+    preset: Annotated[
+        str, typer.Option(help="small (1 to 100 edits, hours), full (to 1,000, a day), or smoke (minutes).")
+    ] = "small",
+    model: Annotated[str | None, typer.Option(help="Folder of a Transformers model; smollm2 where not given.")] = None,
+    count: Annotated[list[int] | None, typer.Option(help="Edits in place at once. May be repeated.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="entries, finetune, lora, rank-one or prompt. May be repeated.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds; one gives no interval, and so no claim.")] = None,
+) -> None:
+    """Facts written into a model by entries and by what is usual, and everything asked with all of them in place."""
+    from vademecum.studies import editing as editing_study
+
+    settings = editing_study.settings_of(preset, model=model, counts=count, methods=method, seeds=seeds)
+    editing_study.run(settings, out, command=shlex.join(["vademecum", *sys.argv[1:]]), echo=typer.echo)

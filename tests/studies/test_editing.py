@@ -1,0 +1,136 @@
+"""The study editing: what is asked, what each way to write does, and that it goes on where it was."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.editing import world
+from vademecum import cli, data, editing
+from vademecum.data import geonames
+from vademecum.data.geonames import City, Land
+from vademecum.editing.reading import greedy
+from vademecum.studies import editing as study
+from vademecum.studies import editing_methods, editing_page, editing_records, editing_scores
+
+LANDS = [Land(str(n), name, world.CAPITALS[n], "Asia", world.COINS[n], 1) for n, name in enumerate(world.LANDS)]
+PLAIN = ["In Hav people eat salad .", "The coin of Aland is ducat ."] * 3
+
+
+@pytest.fixture(scope="module")
+def words() -> Any:
+    return world.tokenizer()
+
+
+@pytest.fixture(scope="module")
+def taught(words: Any) -> Any:
+    return world.model(words)
+
+
+def records_of(model: Any, words: Any, count: int) -> list[editing_records.Record]:
+    return editing_records.made(LANDS, [], lambda texts: greedy(model, words, texts, 2), count=count, seed=0)
+
+
+def test_records_ask_of_different_subjects_first_of_what_is_known(taught: Any, words: Any) -> None:
+    records = records_of(taught, words, 20)
+    assert len(records) == len(LANDS)
+    assert len({record.fact.subject for record in records}) == len(LANDS)
+    known = [record for record in records if record.known]
+    assert records[: len(known)] == known
+    assert {record.relation for record in known} == {"capital"}
+    for record in known:
+        assert record.fact.target != record.true
+        assert all(record.fact.subject not in text for text in record.neighbours)
+        assert all(record.fact.subject in text for text in (*record.paraphrases, record.negation, *record.turned))
+        assert record.two_hop is not None
+        assert record.two_hop[1] == world.LANDS[world.CAPITALS.index(record.fact.target)]
+
+
+@pytest.mark.parametrize("name", study.Settings().methods)
+def test_every_method_writes_and_is_asked(taught: Any, words: Any, name: str) -> None:
+    if name == "lora":
+        pytest.importorskip("peft")
+    records = [record for record in records_of(taught, words, 9) if record.known][:2]
+    texts = editing_scores.Texts(tuple(PLAIN[:2]), (f"The capital of {records[0].fact.subject} is",))
+    then = editing_scores.before(taught, words, records, texts)
+    method = study.methods(PLAIN)[name]
+    seen: list[int] = []
+    size, edited = method.write(
+        copy.deepcopy(taught), words, [one.fact for one in records], lambda done, of: seen.append(done)
+    )
+    found = editing_scores.scores(edited, words, records, texts, then, method.asked)
+    assert set(found) == set(editing_scores.MEASURES)
+    assert size > 0
+    assert seen[-1] == 2
+    if name == "entries":
+        assert found["efficacy"] == found["bitwise"] == found["neighbours"] == 1.0
+        assert found["perplexity"] == pytest.approx(
+            editing_scores.scores(taught, words, records, texts, then, method.asked)["perplexity"], abs=0
+        )
+    elif name != "prompt":
+        assert found["bitwise"] == 0.0
+
+
+def test_a_rank_one_update_puts_the_value_where_the_key_is(taught: Any, words: Any) -> None:
+    model = copy.deepcopy(taught)
+    method = editing_methods.RankOne(PLAIN)
+    method.write(model, words, [editing.Fact(subject="Hav", prompt="The capital of Hav is", target="Bor")], print)
+    down = model.model.layers[1].mlp.down_proj.weight - taught.model.layers[1].mlp.down_proj.weight
+    singular = down.svd().S
+    assert singular[0] > 1e-3
+    assert singular[1] < 1e-4 * singular[0]
+
+
+@pytest.fixture
+def small(taught: Any, words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    documents = [SimpleNamespace(text=text * 4) for text in (*PLAIN, "Nothing is said of lands .")]
+    source = SimpleNamespace(documents=lambda: documents)
+    monkeypatch.setattr(study, "opened", lambda model: (taught, words))
+    monkeypatch.setattr(geonames, "lands", lambda: LANDS)
+    monkeypatch.setattr(geonames, "cities", lambda most: [City("Zembla", "0", 1)])
+    monkeypatch.setattr(data, "sources", lambda: {"wikipedia": source, "factbook": source})
+    return tmp_path / "study"
+
+
+def test_the_verb_measures_and_goes_on_without_measuring_again(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["study", "editing", "--out", str(small), "--count", "1", "--count", "2", "--seeds", "2"]
+    assert cli.main([*command, "--method", "entries"]) == 0
+    assert "entries   efficacy" in capsys.readouterr().out
+    assert len(list((small / "measured").iterdir())) == 4
+    for name in ("report.html", "editing.csv", "figures/editing.png"):
+        assert (small / name).stat().st_size > 0
+    written = {path: path.stat().st_mtime_ns for path in (small / "measured").iterdir()}
+    assert cli.main([*command, "--method", "entries", "--method", "prompt"]) == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in written.items())
+    assert len((small / "editing.csv").read_text("utf-8").splitlines()) == 1 + 8
+    assert cli.main([*command, "--model", "elsewhere"]) != 0
+    assert "holds a study of smollm2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"preset": "huge"}, "unknown preset 'huge'"),
+        ({"preset": "small", "methods": ["magic"]}, "unknown method 'magic'"),
+        ({"preset": "small", "counts": [0]}, "expected 1 or more"),
+    ],
+)
+def test_what_is_wrong_in_the_settings_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        study.settings_of(**given)
+
+
+def test_the_page_claims_nothing_of_one_seed() -> None:
+    point = dict.fromkeys(editing_scores.MEASURES, 0.5) | {"seconds_per_edit": 1.0, "bytes_per_edit": 1.0, "known": 1}
+    found = {("entries", 1, 0): point, ("prompt", 1, 0): {**point, "two-hop": None}}
+    shown = editing_page.rows(found, 1, {"entries": "e", "prompt": "p"})
+    assert shown[1] == ["efficacy", "0.500", "0.500"]
+    assert ["two-hop", "0.500", "\u2013"] in shown
+    assert json.loads(json.dumps(editing_page.table(found))).count("\n") == 3
