@@ -20,12 +20,12 @@ class Recording:
     Attributes:
         forwards: one mapping per forward, from a layer's key (``"move.layers.3"``, ``"moe.layers.3"``, or
             ``"host.layers.3"`` for experts that the host brought along) to its statistics. Value memories give
-            ``gates`` ``[N, H, M+1]`` (the host's own value first). Experts give, per token, ``experts`` ``[N, K]``
-            (best first, -1 where an assignment was dropped or there is none) and ``weights`` ``[N, K]``; once per
-            forward, padding left out, ``load`` ``[E]`` (shares of the assignments, sum 1, before
-            any is dropped), ``probability`` ``[E]``
-            (the router's mean), ``entropy`` (nats, of a token's distribution over experts, mean) and ``dropped``
-            (share of the assignments that found no room).
+            ``gates`` ``[N, H, M+1]`` (the host's own value first). Entries give, where any speaks, ``spoken``
+            ``[N, K]``, the gates of the K that do, and once per forward which these are, ``entries`` ``[K]``. Experts
+            give, per token, ``experts`` ``[N, K]`` (best first, -1 where an assignment was dropped or there is none)
+            and ``weights`` ``[N, K]``; once per forward, padding left out, ``load`` ``[E]`` (shares of the
+            assignments, sum 1, before any is dropped), ``probability`` ``[E]`` (the router's mean), ``entropy`` (nats,
+            of a token's distribution over experts, mean) and ``dropped`` (share of the assignments that found no room).
         losses: auxiliary losses of the last forward by key and name, already weighted (training mode only). They carry
             their gradient: a loop that computes its own loss adds ``sum(rec.losses.values())``.
         ids: the token ids ``[N]`` of each forward, where there were any.

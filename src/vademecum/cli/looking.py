@@ -41,6 +41,22 @@ def inspect_slots(
     commands.inspect_slots(run, arm=arm, tokens=tokens, out=out, seed=seed, echo=typer.echo)
 
 
+@inspect.command("lookup")
+def inspect_lookup(
+    model: Annotated[
+        str, typer.Argument(help="Folder of a run, a comparison (then say which --arm) or a model; or smollm2.")
+    ],
+    text: Annotated[str, typer.Option(help="Text that is read.")],
+    overlay: Annotated[Path | None, typer.Option(help="File that 'vademecum edit' wrote for this model.")] = None,
+    arm: OfArm = None,
+    out: PageFolder = None,
+) -> None:
+    """One text: which slots and entries speak at which token, by layer, and what comes next with and without them."""
+    from vademecum.inspection import commands
+
+    commands.inspect_lookup(model, text, overlay=overlay, arm=arm, out=out, echo=typer.echo)
+
+
 @verbs.command("data")
 def list_data() -> None:
     """List the texts there are: size, licence, and whether they are on this machine."""

@@ -10,7 +10,7 @@ from torch import nn
 from vademecum import grafting
 from vademecum.attached import ROOT, Memories
 from vademecum.editing import fingerprint, overlay
-from vademecum.editing.facts import require_agreement
+from vademecum.editing.facts import Fact, require_agreement
 from vademecum.editing.overlay import Overlay
 from vademecum.kinds.entries import Entries
 from vademecum.memory.base import Built
@@ -43,6 +43,11 @@ class Edit:
     def disturbed(self) -> list[str]:
         """Prompts that were to be kept and that the model goes on otherwise."""
         return [prompt for one in self.overlay.speaking for prompt in one.disturbed]
+
+    @property
+    def ordered(self) -> list[Fact]:
+        """The facts, numbered as the entries are on the model."""
+        return [self.overlay.written[number].fact for number in self.overlay.order]
 
     def apply(self) -> Edit:
         """Put it on the model, beside whatever is there; edits may come in any order.

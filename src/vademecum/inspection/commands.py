@@ -1,4 +1,4 @@
-"""The verbs ``inspect experts`` and ``inspect slots`` as plain functions; the command line binds them."""
+"""The verbs of ``inspect`` as plain functions; the command line binds them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 
 from vademecum import data
 from vademecum.data import DomainTokens
-from vademecum.inspection import expert_page, experts, page, slot_page, slots
+from vademecum.editing import commands as editing_commands
+from vademecum.editing import open_edit
+from vademecum.editing.locating import tokens_of
+from vademecum.inspection import expert_page, experts, lookup, lookup_page, page, slot_page, slots
 from vademecum.inspection.gather import Windows, gather, reported, windows
 from vademecum.inspection.subject import Subject, find
+from vademecum.inspection.words import Words
 
 TOKENS = 20_000
 SATURATION_TOKENS = 5_000  # from each domain, for every checkpoint: a mean over so many is known to a fraction of 1 %
@@ -87,6 +91,53 @@ def inspect_slots(
     seen = gather(subject.model, shown, ("gates",), what="reading")
     found = slots.Findings(seen, slots.layers_of(seen, seed=seed))
     return _written(subject, out, "inspect-slots", slot_page.make(subject, shown, found, seed=seed), echo)
+
+
+def inspect_lookup(
+    model: str,
+    text: str,
+    *,
+    overlay: str | Path | None = None,
+    arm: str | None = None,
+    out: str | Path | None = None,
+    echo: Callable[[str], None] = print,
+) -> Path:
+    """Write a page on what a text looks up: which slots and entries speak where, and what they change.
+
+    Args:
+        model: folder of a run, of a comparison, or of a Transformers model; with ``overlay`` also ``smollm2``.
+        text: to read.
+        overlay: file that ``vademecum edit`` wrote for that model.
+        arm: arm of a comparison.
+        out: folder of the page; ``inspect-lookup`` beside the overlay or in the model's where None.
+        echo: takes lines for the user.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ValueError: the text is empty, or the model has no value memory.
+        FileNotFoundError: there is no such model or overlay.
+    """
+    if not text.strip():
+        raise ValueError("the text is empty; give --text something to read.")
+    names: list[list[str]] = []
+    if overlay is not None:
+        host, spoken = editing_commands.opened(model)
+        edit = open_edit(overlay, host, spoken).apply()
+        names = [[f"{fact.prompt} \u2192 {fact.target}" for fact in edit.ordered]]
+        ids, words = tokens_of(spoken, text), Words(spoken.backend_tokenizer)
+        folder = Path(overlay).resolve().parent
+    else:
+        subject = find(Path(model), arm)
+        host, ids, words = subject.model, subject.tokenizer.encode(text).ids, Words(subject.tokenizer)
+        folder = subject.folder
+    made = lookup_page.make(lookup.look(host, ids, names), words, model=model)
+    path = page.write(Path(out) if out is not None else folder / "inspect-lookup", made)
+    for line in made.headline:
+        echo(line)
+    echo(f"\nReport: {path}")
+    return path
 
 
 def _opened(

@@ -150,6 +150,10 @@ class EntryValues(ValuePart):
             return value
         places, entries = (one.to(value.device) for one in found)
         gates = self.gate(hidden.flatten(0, -2)[places], entries)
+        if frame.recording:
+            which, column = torch.unique(entries, return_inverse=True)
+            spoken = gates.new_zeros(hidden.shape[:-1].numel(), len(which)).index_put((places, column), gates)
+            frame.report(self.key, per_token={"spoken": spoken}, once={"entries": which})
         said = gates[:, None] * self.rows.weight[entries]
         return value.flatten(-2).flatten(0, -2).index_add(0, places, said.to(value.dtype)).view_as(value)
 

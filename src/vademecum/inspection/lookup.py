@@ -1,0 +1,103 @@
+"""One text through a model: which slots and entries opened where, and what comes next with and without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import vademecum as vm
+from vademecum.analysis.experts import layer_of
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What one memory did in a text.
+
+    Attributes:
+        key: of the kind, such as ``move`` or ``entries``.
+        part: "slot" or "entry".
+        labels: what each is called.
+        layers: numbers of the layers.
+        strength: ``[layers, tokens, labels]`` gates; a slot's is the mean over heads.
+    """
+
+    key: str
+    part: str
+    labels: tuple[str, ...]
+    layers: tuple[int, ...]
+    strength: Tensor
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A text as the model read it.
+
+    Attributes:
+        ids: ``[tokens]``.
+        opened: by memory.
+        with_memory: ``[tokens, V]`` log probabilities of what comes next.
+        without: the same with all value memories silent.
+    """
+
+    ids: Tensor
+    opened: tuple[Opened, ...]
+    with_memory: Tensor
+    without: Tensor
+
+    def moved(self) -> Tensor:
+        """``[tokens]`` Kullback-Leibler divergence of what comes next, from without to with, in bits."""
+        return (self.without.exp() * (self.without - self.with_memory)).sum(-1) / torch.log(torch.tensor(2.0))
+
+    def likeliest(self, place: int, count: int) -> list[tuple[int, float, float]]:
+        """``(id, probability without, with)`` of the ``count`` likeliest tokens of either, after token ``place``."""
+        both = torch.stack([self.without[place], self.with_memory[place]]).exp()
+        found = torch.unique(both.topk(count, dim=-1).indices)
+        order = both[:, found].amax(0).argsort(descending=True)
+        return [(int(one), float(both[0, one]), float(both[1, one])) for one in found[order]]
+
+
+def look(model: Any, ids: Sequence[int], names: Sequence[Sequence[str]] = ()) -> Looked:
+    """Read a text.
+
+    Args:
+        model: with value memories.
+        ids: of the text.
+        names: what the entries of each set on the model are called, in the order of the sets.
+
+    Raises:
+        ValueError: no value memory is on the model.
+    """
+    given = torch.tensor([list(ids)], device=model.device)
+    with torch.no_grad():
+        with vm.record(model) as recording:
+            told = model(input_ids=given).logits[0].float().log_softmax(-1).cpu()
+        with vm.knocked_out(model):
+            silent = model(input_ids=given).logits[0].float().log_softmax(-1).cpu()
+    stats = recording.forwards[0]
+    kinds = vm.memories(model).kinds
+    sets = [key for key in kinds if any("spoken" in one for name, one in stats.items() if _of(name, key))]
+    every = [key for key, kind in kinds.items() if kind.name == "entries"]
+    opened = []
+    for key in kinds:
+        layers = sorted((name for name in stats if _of(name, key)), key=layer_of)
+        if key in sets:
+            which = [int(one) for one in stats[layers[0]]["entries"]]
+            called = names[every.index(key)] if every.index(key) < len(names) else ()
+            labels = [called[one] if one < len(called) else f"entry {one}" for one in which]
+            strength = torch.stack([stats[name]["spoken"] for name in layers])
+            opened.append(Opened(key, "entry", tuple(labels), tuple(map(layer_of, layers)), strength.float().cpu()))
+        elif layers and "gates" in stats[layers[0]]:
+            gates = torch.stack([stats[name]["gates"].float().mean(1)[:, 1:] for name in layers]).cpu()
+            labels = [f"slot {one}" for one in range(gates.shape[-1])]
+            opened.append(Opened(key, "slot", tuple(labels), tuple(map(layer_of, layers)), gates))
+    if not opened and not every:
+        raise ValueError("the model has no value memory whose slots or entries could be looked at.")
+    return Looked(given[0].cpu(), tuple(opened), told, silent)
+
+
+def _of(name: str, key: str) -> bool:
+    return name.split(".", 1)[0] == key

@@ -1,0 +1,77 @@
+"""What a text looks up: the gates are those of the model, and the page says what they change."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests import tiny
+from tests.editing import world
+
+import vademecum as vm
+from vademecum import cli, editing
+from vademecum.inspection import lookup
+from vademecum.inspection.lookup_page import make
+from vademecum.inspection.words import Words
+
+
+def test_gates_of_slots_and_entries_by_layer_and_token() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3), vm.Entries(headwords=(((7, 8),), ((9,),)), reach="after"))
+    tiny.shake(model)
+    found = lookup.look(model, [1, 9, 3, 4], [["first", "second"]])
+    assert {one.key: (one.part, one.labels, one.strength.shape) for one in found.opened} == {
+        "move": ("slot", ("slot 0", "slot 1", "slot 2"), (2, 4, 3)),
+        "entries": ("entry", ("second",), (2, 4, 1)),
+    }
+    (entries,) = (one for one in found.opened if one.key == "entries")
+    assert not entries.strength[:, 0].any()
+    assert (entries.strength[:, 1:] > 0).all()
+    with torch.no_grad():
+        now = model(input_ids=torch.tensor([[1, 9, 3, 4]])).logits[0].log_softmax(-1)
+        with vm.knocked_out(model):
+            then = model(input_ids=torch.tensor([[1, 9, 3, 4]])).logits[0].log_softmax(-1)
+    torch.testing.assert_close(found.with_memory, now)
+    torch.testing.assert_close(found.without, then)
+    moved = (then.exp() * (then - now)).sum(-1) / torch.tensor(2.0).log()
+    torch.testing.assert_close(found.moved(), moved)
+    top = found.likeliest(3, 2)
+    assert top[0][0] == int(torch.stack([then[3], now[3]]).amax(0).argmax())
+
+
+def test_a_text_without_a_headword_is_read_as_by_the_host() -> None:
+    words = world.tokenizer()
+    model = world.model(words, steps=1)
+    vm.attach(model, vm.Entries(headwords=(((7, 8),),)))
+    found = lookup.look(model, [1, 2, 3])
+    assert found.opened == ()
+    made = make(found, Words(words.backend_tokenizer), model="m")
+    assert "bit for bit" in made.headline[0]
+
+
+def test_a_model_without_a_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="no memory"):
+        lookup.look(tiny.host("qwen3"), [1, 2])
+
+
+def test_the_verb_writes_a_page_for_an_overlay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words: Any = world.tokenizer()
+    model = world.model(words)
+    fact = editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol")
+    editing.plan(copy.deepcopy(model), [fact], words).save(tmp_path / "facts.safetensors")
+    model.save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "model")
+    text = "The capital of Dorne is"
+    given = [str(tmp_path / "model"), "--overlay", str(tmp_path / "facts.safetensors"), "--text", text]
+    assert cli.main(["inspect", "lookup", *given]) == 0
+    said = capsys.readouterr().out
+    assert "entries: 1 of 1 opened" in said
+    assert "likeliest token is Hol with the memory and Dun without" in said
+    folder = tmp_path / "inspect-lookup"
+    page = (folder / "report.html").read_text("utf-8")
+    assert "The capital of Dorne is \u2192 Hol" in page
+    assert (folder / "figures" / "gates-entries.png").is_file()
+    assert (folder / "lookup.csv").read_text("utf-8").count("\n") == 6
+    assert cli.main(["inspect", "lookup", *given[:-1], " "]) != 0
