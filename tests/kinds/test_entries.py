@@ -82,6 +82,30 @@ def test_entries_may_speak_from_a_headwords_end_on_across_forwards_and_in_their_
     torch.testing.assert_close(values(other, again), once)
 
 
+def test_in_decoding_only_what_is_new_is_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vademecum.ops import ngrams
+
+    model, asked, match = attached(reach="after"), [], ngrams.match
+    monkeypatch.setattr(ngrams, "match", lambda ids, trie, tokens: asked.append(tokens) or match(ids, trie, tokens))
+    ids = torch.tensor([[1, 7, 8, 3, 11, 2]])
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits
+        cache = model(input_ids=ids[:, :2], use_cache=True).past_key_values
+        asked.clear()
+        steps = []
+        for place in range(2, 6):
+            other = copy.deepcopy(cache)
+            steps.append(model(input_ids=ids[:, place : place + 1], past_key_values=cache, use_cache=True).logits)
+        assert asked == [1, 1, 1, 1]
+        # Another text in between: what was found before is of no use, and is found anew.
+        model(input_ids=torch.tensor([[9, 9, 9]]))
+        asked.clear()
+        again = model(input_ids=ids[:, 5:], past_key_values=other, use_cache=True).logits
+        assert asked == [6]
+    torch.testing.assert_close(torch.cat(steps, 1), whole[:, 2:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again, steps[-1])
+
+
 def test_padding_is_no_part_of_a_headword() -> None:
     ids, mask = torch.tensor([[7, 8, 3]]), torch.tensor([[0, 1, 1]])
     assert changed(attached(), ids, attention_mask=mask) == []

@@ -52,6 +52,7 @@ class Headwords(Shared):
         self._trie = ngrams.made(list(by_spelling), vocabulary)
         self.reach = reach
         self.looks_back = self._trie.depth - 1 if reach == "end" else WHOLE
+        self._named: Named | None = None
         owners = list(by_spelling.values())
         self._counts = torch.tensor([len(own) for own in owners])
         self._starts = self._counts.cumsum(0) - self._counts
@@ -65,41 +66,74 @@ class Headwords(Shared):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _found(self, frame: Frame) -> Matches | None:
         ids, tokens = frame.known(self.looks_back), frame.addresses().ids.shape[1]
-        trie = self._trie = self._trie.to(ids.device)
-        places, spellings = ngrams.match(ids, trie, tokens if self.reach == "end" else ids.shape[1])
-        if not len(places):
-            return None
+        self._trie = self._trie.to(ids.device)
+        if self.reach == "end":
+            places, entries = self._ends(ids, tokens)
+            return Matches(places, entries) if len(places) else None
+        before = ids[:, : ids.shape[1] - tokens]
+        # In decoding what came before was looked through a step ago; only what is new is.
+        same = (
+            self._named is not None and self._named.ids.shape == before.shape and torch.equal(self._named.ids, before)
+        )
+        earlier = self._named if same and before.shape[1] else None
+        asked = tokens if earlier is not None else ids.shape[1]
+        places, entries = self._ends(ids[:, max(0, ids.shape[1] - asked - self._trie.depth + 1) :], asked)
+        texts, at = torch.div(places, asked, rounding_mode="floor"), places % asked + ids.shape[1] - asked
+        if earlier is not None:
+            texts, entries = torch.cat([earlier.texts, texts]), torch.cat([earlier.entries, entries])
+            at = torch.cat([earlier.first, at])
+        self._named = _first_of(ids, texts, entries, at)
+        return _from_there_on(self._named, tokens)
+
+    def _ends(self, ids: Tensor, asked: int) -> tuple[Tensor, Tensor]:
+        """Places in ``[B * asked]`` at which headwords end, ascending, and the entries that speak there."""
+        places, spellings = ngrams.match(ids, self._trie, asked)
         counts, starts = self._counts.to(ids.device)[spellings], self._starts.to(ids.device)[spellings]
         which = torch.arange(len(places), device=ids.device).repeat_interleave(counts)
         within = torch.arange(len(which), device=ids.device) - (counts.cumsum(0) - counts)[which]
-        found = Matches(places[which], self._owners.to(ids.device)[starts[which] + within])
-        return found if self.reach == "end" else _from_there_on(found, ids.shape[1], tokens)
+        return places[which], self._owners.to(ids.device)[starts[which] + within]
 
     def cost(self) -> Cost:
         return Cost()
 
 
-def _from_there_on(ends: Matches, width: int, tokens: int) -> Matches | None:
-    """Entries speak at all of a forward's ``tokens`` that follow the first end of a headword, and at the end itself.
+class Named(NamedTuple):
+    """Which entries were named in texts so far, each once, and where first.
 
-    Args:
-        ends: in texts of ``width`` tokens, of which the last ``tokens`` are the forward's.
-        width: tokens of a text, with those before.
-        tokens: T.
+    Attributes:
+        ids: ``[B, n]`` the texts.
+        texts: ``[K]`` which text.
+        entries: ``[K]`` which entry.
+        first: ``[K]`` the token at which a headword of it ended first.
     """
-    texts = torch.div(ends.places, width, rounding_mode="floor")
-    count = int(ends.entries.max()) + 1
-    keys, inverse = torch.unique(texts * count + ends.entries, return_inverse=True)
-    first = torch.full_like(keys, width).scatter_reduce(0, inverse, ends.places % width, "amin")
-    begin = (first - (width - tokens)).clamp_min(0)
+
+    ids: Tensor
+    texts: Tensor
+    entries: Tensor
+    first: Tensor
+
+
+def _first_of(ids: Tensor, texts: Tensor, entries: Tensor, at: Tensor) -> Named:
+    """Each entry once in a text, at the first of its places ``at``."""
+    if not len(texts):
+        return Named(ids, texts, entries, at)
+    count = int(entries.max()) + 1
+    keys, inverse = torch.unique(texts * count + entries, return_inverse=True)
+    first = torch.full_like(keys, ids.shape[1]).scatter_reduce(0, inverse, at, "amin")
+    return Named(ids, torch.div(keys, count, rounding_mode="floor"), keys % count, first)
+
+
+def _from_there_on(named: Named, tokens: int) -> Matches | None:
+    """Entries speak at all of the last ``tokens`` tokens that follow where they were first named, and there."""
+    begin = (named.first - (named.ids.shape[1] - tokens)).clamp_min(0)
     lengths = tokens - begin
-    which = torch.arange(len(keys), device=keys.device).repeat_interleave(lengths)
+    which = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
     if not len(which):
         return None
-    within = torch.arange(len(which), device=keys.device) - (lengths.cumsum(0) - lengths)[which]
-    places = torch.div(keys, count, rounding_mode="floor")[which] * tokens + begin[which] + within
+    within = torch.arange(len(which), device=lengths.device) - (lengths.cumsum(0) - lengths)[which]
+    places = named.texts[which] * tokens + begin[which] + within
     order = places.argsort(stable=True)
-    return Matches(places[order], (keys % count)[which][order])
+    return Matches(places[order], named.entries[which][order])
 
 
 class EntryGates(nn.Module):
