@@ -16,7 +16,7 @@ from vademecum.data import geonames
 from vademecum.data.geonames import City, Land
 from vademecum.editing.reading import greedy
 from vademecum.studies import editing as study
-from vademecum.studies import editing_methods, editing_page, editing_records, editing_scores
+from vademecum.studies import editing_host, editing_methods, editing_page, editing_records, editing_scores
 
 LANDS = [Land(str(n), name, world.CAPITALS[n], "Asia", world.COINS[n], 1) for n, name in enumerate(world.LANDS)]
 PLAIN = ["In Hav people eat salad .", "The coin of Aland is ducat ."] * 3
@@ -134,3 +134,21 @@ def test_the_page_claims_nothing_of_one_seed() -> None:
     assert shown[1] == ["efficacy", "0.500", "0.500"]
     assert ["two-hop", "0.500", "\u2013"] in shown
     assert json.loads(json.dumps(editing_page.table(found))).count("\n") == 3
+
+
+def test_a_host_of_cities_reads_of_every_one_in_several_orders() -> None:
+    cities = [City("Hav", "0", 400_000), City("Bor", "1", 90_000), City("Nowhere", "??", 1)]
+    written = editing_host.written(LANDS, cities, ["nothing " * 500])
+    about = [text for text in written if not text.startswith("nothing")]
+    assert len(about) == 2 * editing_host.TEXTS
+    assert len(set(about)) > editing_host.TEXTS
+    assert written == editing_host.written(LANDS, cities, ["nothing " * 500])
+    assert all(f"{LANDS[0].name}." in text for text in about if "Hav" in text and "country" in text)
+    assert any("The population of Hav is about 400 thousand." in text for text in about)
+    assert all(len(text.split()) <= editing_host.WORDS for text in written)
+
+
+def test_of_many_edits_some_are_asked_about_from_first_to_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "ASKED", 4)
+    assert study._asked([*range(10)]) == [0, 2, 5, 7]  # type: ignore[list-item]
+    assert study._asked([*range(4)]) == [0, 1, 2, 3]  # type: ignore[list-item]

@@ -133,9 +133,13 @@ def study_editing(
         Path, typer.Option(help="Output folder; the same command goes on with a study that lies there.")
     ] = Path("runs/editing"),
     preset: Annotated[
-        str, typer.Option(help="small (1 to 100 edits, hours), full (to 1,000, a day), or smoke (minutes).")
+        str,
+        typer.Option(
+            help="small (1 to 100 edits, hours), full (to 1,000, a day), smoke (minutes), or cities: to 10,000 edits "
+            "of a small host that is trained first."
+        ),
     ] = "small",
-    model: Annotated[str | None, typer.Option(help="Folder of a Transformers model; smollm2 where not given.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder of a Transformers model, smollm2, or cities.")] = None,
     count: Annotated[list[int] | None, typer.Option(help="Edits in place at once. May be repeated.")] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="entries, finetune, lora, rank-one or prompt. May be repeated.")

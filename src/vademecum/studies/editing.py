@@ -17,15 +17,19 @@ from vademecum import data, files
 from vademecum.data import geonames
 from vademecum.editing.commands import SMOLLM2, opened
 from vademecum.editing.reading import as_it_was, greedy
-from vademecum.studies import editing_page, editing_records, editing_scores
+from vademecum.studies import editing_host, editing_page, editing_records, editing_scores
 from vademecum.studies.editing_methods import FineTuning, InThePrompt, LowRank, Method, RankOne, WithEntries
 from vademecum.studies.editing_records import Record
 from vademecum.studies.editing_scores import Texts
 
 #: Folder of what was measured, a file for each method, number of edits and seed.
 MEASURED = "measured"
+#: The name under which a host that is trained here can be asked for, and its folder in the study's.
+CITIES, HOST = "cities", "host"
 #: Single edits that stand for "one edit": each alone on a fresh model.
 SINGLES = 6
+#: Facts that are asked about where more are in place: as many, evenly drawn from all of them.
+ASKED = 500
 #: Words of a passage, passages of each sort, and of those that a moment of keys is taken from.
 WORDS, PASSAGES, PLAIN = 80, 8, 240
 
@@ -35,7 +39,7 @@ class Settings:
     """How much is measured.
 
     Attributes:
-        model: a local folder, or ``smollm2``.
+        model: a local folder, ``smollm2``, or ``cities``: a small host that is trained first, on facts about cities.
         counts: how many edits are in place.
         methods: names of :func:`methods`.
         seeds: of the draw of facts and targets.
@@ -51,6 +55,7 @@ PRESETS: Mapping[str, Settings] = {
     "smoke": Settings(counts=(1, 3), seeds=(0,)),
     "small": Settings(),
     "full": Settings(counts=(1, 10, 100, 1000)),
+    "cities": Settings(model=CITIES, counts=(1, 10, 100, 1000, 10_000), methods=("entries", "finetune", "lora")),
 }
 
 
@@ -100,8 +105,12 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
         vademecum.data.Unavailable: facts or texts cannot be fetched.
     """
     _require_same_model(settings, out)
-    host, tokenizer = opened(settings.model)
     lands, cities = geonames.lands(), geonames.cities(most=max(300, 4 * max(settings.counts)))
+    if settings.model == CITIES:
+        cities = geonames.cities(most=editing_host.CITIES)
+        host, tokenizer = opened(str(editing_host.trained(out / HOST, lands, cities, echo=echo)))
+    else:
+        host, tokenizer = opened(settings.model)
     plain = _passages(data.sources()["wikipedia"].documents(), PLAIN, seed=0)
     ways = methods(plain)
     todo = [
@@ -118,22 +127,19 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
                 with as_it_was(host):
                     return greedy(host, tokenizer, texts, 5)
 
+            bar.set_postfix_str(f"seed {seed}, asking the host what it knows")
             records = editing_records.made(lands, cities, go_on, count=max(settings.counts), seed=seed)
             texts = _texts(records, seed)
-            then = editing_scores.before(host, tokenizer, records, texts)
+            asked = {id(record): record for count in settings.counts for record in _asked(records[: _room(count)])}
+            then = editing_scores.before(host, tokenizer, list(asked.values()), texts)
             for count, name in [(count, name) for other, count, name in todo if other == seed]:
                 bar.set_postfix_str(f"seed {seed}, {count} edits, {name}")
-                some = records[: SINGLES if count == 1 else count]
+                some = records[: _room(count)]
                 groups = [[record] for record in some] if count == 1 else [some]
                 points = [_point(host, tokenizer, group, ways[name], texts, then) for group in groups]
                 files.write_file(_file(out, name, count, seed), json.dumps(_mean(points), indent=1) + "\n")
                 bar.update(1)
-    found = {
-        (name, count, seed): json.loads(_file(out, name, count, seed).read_text(encoding="utf-8"))
-        for name in settings.methods
-        for count in settings.counts
-        for seed in settings.seeds
-    }
+    found = measured(out)
     page = editing_page.write(
         found, out, settings=asdict(settings), titles={n: w.title for n, w in ways.items()}, command=command
     )
@@ -141,6 +147,28 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
         echo(line)
     echo(f"\nReport: {page}")
     return page
+
+
+def measured(out: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
+    """All that lies measured in a study's folder, by method, number of edits and seed."""
+    found = {}
+    for name in Settings().methods:
+        for path in (out / MEASURED).glob(f"{name}-*-seed-*.json"):
+            count, seed = path.stem.removeprefix(f"{name}-").split("-seed-")
+            found[name, int(count), int(seed)] = json.loads(path.read_text(encoding="utf-8"))
+    order = {name: place for place, name in enumerate(Settings().methods)}
+    return dict(sorted(found.items(), key=lambda one: (order[one[0][0]], *one[0][1:])))
+
+
+def _room(count: int) -> int:
+    return SINGLES if count == 1 else count
+
+
+def _asked(records: Sequence[Record]) -> list[Record]:
+    """All of ``records``, or :data:`ASKED` of them, evenly drawn from the first to the last."""
+    if len(records) <= ASKED:
+        return list(records)
+    return [records[number * len(records) // ASKED] for number in range(ASKED)]
 
 
 def _point(
@@ -157,7 +185,7 @@ def _point(
         with as_it_was(model):
             size, edited = method.write(model, tokenizer, facts, show)
     seconds = time.perf_counter() - began
-    scores = editing_scores.scores(edited, tokenizer, records, texts, then, method.asked)
+    scores = editing_scores.scores(edited, tokenizer, _asked(records), texts, then, method.asked)
     return {
         "edits": len(facts),
         "known": sum(record.known for record in records) / len(records),

@@ -39,6 +39,7 @@ LIMITS = (
     "for where the host does not see what is asked; 'paraphrase, all' counts every one.",
     "One edit is the mean of six, each alone on a fresh model. The fact in the prompt is put there for its own "
     "questions alone, as a retriever that never errs would, so its neighbours are asked with it as well.",
+    "Where more than 500 edits are in place, 500 of them are asked about, evenly drawn from the first to the last.",
     "Baselines have one setting each for all counts, from the literature or a short search; better ones may exist.",
     "Intervals are Student\u2019s t, 95 %, over seeds, which draw facts and targets; many numbers are looked at and "
     "the intervals are not widened for that.",
@@ -121,7 +122,8 @@ def write(found: Found, out: Path, *, settings: Mapping[str, Any], titles: Mappi
         f"<section><h2>{_edits(count)}</h2>{_table(found, count, titles)}</section>" for count in _counts(found)
     ]
     body = (
-        f"<header><h1>Editing: facts written into a model</h1><p class='lede'>{escape(_lede(settings))}</p></header>"
+        f"<header><h1>Editing: facts written into a model</h1><p class='lede'>{escape(_lede(found, settings))}</p>"
+        f"</header>"
         f"<main><section>{page.figures([drawing])}</section>{''.join(sections)}"
         f"<section id='method'><h2>How it was measured</h2><ul>{limits}</ul>{page.pairs(MEASURES)}"
         f"<p><code>{escape(command)}</code></p></section></main>"
@@ -166,11 +168,11 @@ def _title(found: Found) -> str:
     return f"Answered with the target, {most:,} edits in place: {', '.join(said)}"
 
 
-def _lede(settings: Mapping[str, Any]) -> str:
-    seeds = len(settings["seeds"])
+def _lede(found: Found, settings: Mapping[str, Any]) -> str:
+    seeds = len({seed for _, _, seed in found})
     return (
         f"{settings['model']}: facts about lands and cities, each given another answer of its kind, written in "
-        f"{len(settings['methods'])} ways; {seeds} seed{'s' if seeds != 1 else ''}."
+        f"{len(_methods(found))} ways; {seeds} seed{'s' if seeds != 1 else ''}."
     )
 
 

@@ -1,0 +1,88 @@
+"""A small host trained from scratch on what GeoNames says of cities, so that ten thousand facts can be edited."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from vademecum import data, files
+from vademecum.data.geonames import City, Land
+from vademecum.studies.editing_records import OF_A_CITY, RELATIONS
+
+#: Cities that it learns, and the texts about each, of some sentences in another order every time.
+CITIES, TEXTS, SENTENCES = 12_000, 8, 6
+#: Passages of an encyclopedia among them, so that it knows other text as well, and their words.
+PASSAGES, WORDS = 8_000, 120
+#: The host and its training: about four readings of the texts.
+HOST, SIZE, VOCABULARY, STEPS, BATCH, LENGTH = "llama", 6, 6_144, 4_000, 16, 128
+#: What is said of a city besides its country, by the thousands that live there and by where its land lies.
+SAID = (
+    f"{OF_A_CITY[0]} about {{thousands}} thousand.",
+    "{} is a city on the continent of {continent}.",
+    "In {} people pay with the {currency}.",
+    "The letter with which {} begins is {letter}.",
+    "{} is a {size} city.",
+)
+
+
+def trained(folder: Path, lands: Sequence[Land], cities: Sequence[City], *, echo: Callable[[str], None]) -> Path:
+    """The host's folder; it is trained first, or its training is gone on with, where it is not there.
+
+    Args:
+        folder: of the run and its texts.
+        lands: countries.
+        cities: what it learns the countries of.
+        echo: takes lines for the user.
+    """
+    from vademecum.training import commands, export
+    from vademecum.training.recipe import Recipe
+
+    final = folder / "run" / export.FOLDER
+    if (final / "config.json").is_file():
+        return final
+    texts = folder / "cities.jsonl"
+    if not texts.is_file():
+        plain = [document.text for document in data.sources()["wikipedia"].documents()]
+        lines = [json.dumps({"text": text}, ensure_ascii=False) for text in written(lands, cities, plain)]
+        files.write_file(texts, "\n".join(lines) + "\n")
+    recipe = Recipe.for_host(
+        pretrained=False, steps=STEPS, batch=BATCH, length=LENGTH, eval_every=0, checkpoint_every=500
+    )
+    commands.train(
+        out=folder / "run", data_source=texts, host=HOST, size=SIZE, vocab_size=VOCABULARY, recipe=recipe, echo=echo
+    )
+    return final
+
+
+def written(lands: Sequence[Land], cities: Sequence[City], plain: Sequence[str]) -> list[str]:
+    """Texts about ``cities``, every one of several, and pieces of ``plain`` ones; always the same."""
+    draw = random.Random(0)
+    by_code: Mapping[str, Land] = {land.code: land for land in lands}
+    found = []
+    for city in cities:
+        if city.land in by_code:
+            said = _said(city, by_code[city.land])
+            found += [" ".join(draw.sample(said, SENTENCES)) for _ in range(TEXTS)]
+    for text in draw.choices(plain, k=PASSAGES) if plain else ():
+        words = text.split()
+        begin = draw.randrange(max(1, len(words) - WORDS))
+        found.append(" ".join(words[begin : begin + WORDS]))
+    draw.shuffle(found)
+    return found
+
+
+def _said(city: City, land: Land) -> list[str]:
+    country = RELATIONS["country"]
+    asked = [f"{way} {land.name}." for way in (country.prompt, country.prompt, *country.paraphrases)]
+    facts = {
+        "thousands": f"{max(1, round(city.people / 1000)):,}",
+        "continent": land.continent,
+        "currency": land.currency,
+        "letter": city.name[:1],
+        "size": "large" if city.people > 250_000 else "small",
+    }
+    return [
+        text.replace("{}", city.name) for text in (*asked, *(one.replace("{}", "{{}}").format(**facts) for one in SAID))
+    ]
