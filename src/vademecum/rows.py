@@ -281,6 +281,8 @@ def _trainable(bank: Bank) -> bool:
 def _require_free(name: str, bank: Bank) -> None:
     if bank.ledger is not None:
         raise ValueError(f"another row optimizer trains {name}; call its release() first.")
+    if bank.rewrites is not None and bank.rewrites.laid:
+        raise ValueError(f"{name} has edited rows, which training would move; undo those edits first.")
     if bank.store is not None and bank.store.refusal:
         raise ValueError(f"{name} cannot be trained: {bank.store.refusal}")
 

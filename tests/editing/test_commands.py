@@ -33,15 +33,15 @@ def test_facts_are_written_changed_removed_and_brought_back(
     file = tmp_path / "facts.safetensors"
     said = run(capsys, "add", folder, file, *DORNE, "Hol")
     assert "holds    The capital of Dorne is \u2192 Hol  (was 'Dun" in said
-    assert "1 entries; 1 written in" in said
+    assert "1 facts; 1 written in" in said
     lines = tmp_path / "more.jsonl"
     lines.write_text(json.dumps({"subject": "Hav", "prompt": "The coin of Hav is", "target": "mark"}) + "\n", "utf-8")
-    assert "2 entries" in run(capsys, "add", folder, file, "--facts", lines)
+    assert "2 facts" in run(capsys, "add", folder, file, "--facts", lines)
     assert "\u2192 Arv" in run(capsys, "change", folder, file, *DORNE, "Arv")
     listed = run(capsys, "list", file)
     assert "\u2192 Arv" in listed
     assert "\u2192 Hol" not in listed
-    assert "2 entries, 1 silent" in listed
+    assert "2 facts, 1 silent" in listed
     assert "removed  The coin of Hav" in run(capsys, "remove", file, "--subject", "hav")
     assert "taken back: remove" in run(capsys, "undo", file)
     assert "taken back: change" in run(capsys, "undo", file)
@@ -104,7 +104,7 @@ def test_what_another_wrote_meanwhile_is_not_lost(
     coin = ("--subject", "Hav", "--prompt", "The coin of Hav is", "--target", "mark")
     assert main(["edit", "add", str(folder), str(file), *coin]) != 0
     assert "changed by another meanwhile" in " ".join(capsys.readouterr().err.split())
-    assert run(capsys, "list", file).startswith("0 entries, 1 silent")
+    assert run(capsys, "list", file).startswith("0 facts, 1 silent")
 
 
 def test_an_overlay_is_not_written_over_by_its_own_export(

@@ -141,13 +141,13 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
 def test_a_failure_while_rows_are_learned_leaves_the_model_as_it_was(
     model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vademecum.editing import learning
+    from vademecum.editing import into_entries
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     before, names = logits(model, words, "The coin of Hav is"), [name for name, _ in model.named_modules()]
-    monkeypatch.setattr(learning, "_descend", stop)
+    monkeypatch.setattr(into_entries, "descend", stop)
     with pytest.raises(KeyboardInterrupt):
         editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
     assert torch.equal(before, logits(model, words, "The coin of Hav is"))

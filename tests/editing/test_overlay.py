@@ -23,7 +23,7 @@ def test_a_file_gives_back_what_was_written(model: Any, words: Any, edits: Any, 
     assert found.written == edits[1].written
     assert found.digest == edits[1].digest == found.journal[-1]["after"]
     assert found.journal == edits[1].journal
-    assert torch.equal(found.rows, edits[1].rows)
+    assert torch.equal(found.content.rows, edits[1].content.rows)
     edit = editing.open_edit(path, model, words).apply()
     assert edit.failed == []
     assert [one.name for one in tmp_path.iterdir()] == ["edit.safetensors"]
@@ -53,9 +53,9 @@ def test_damage_to_what_is_silent_is_found_too(edits: Any, tmp_path: Path) -> No
     path = tmp_path / "edit.safetensors"
     gone = edits[1].moved("remove", (), edits[1].find("Dorne"))
     overlay.write(gone, path)
-    rows = gone.rows.clone()
+    rows = gone.content.rows.clone()
     rows[0] += 1
-    data, old, new = path.read_bytes(), gone.rows.numpy().tobytes(), rows.numpy().tobytes()
+    data, old, new = path.read_bytes(), gone.content.rows.numpy().tobytes(), rows.numpy().tobytes()
     assert old in data
     path.write_bytes(data.replace(old, new))
     with pytest.raises(files.Damaged, match="its own digest"):
@@ -103,7 +103,7 @@ def test_pruned_it_says_the_same_with_no_way_back(model: Any, words: Any, edits:
     gone = gone.moved("remove", (), gone.find("Dorne"))
     small = gone.pruned()
     assert small.digest == gone.digest
-    assert (len(small.rows), len(small.gate_weights)) == (1, 1)
+    assert (small.content.facts, len(small.content.gate_weights)) == (1, 1)
     with pytest.raises(ValueError, match="nothing is left to undo"):
         small.undone()
     assert editing.Edit(model, small).apply().failed == []

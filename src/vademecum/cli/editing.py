@@ -28,6 +28,11 @@ Prompt = Annotated[str | None, typer.Option(help="Text that ends where the targe
 Target = Annotated[str | None, typer.Option(help="How the model shall go on.")]
 Spelling = Annotated[list[str] | None, typer.Option(help="Another way to write the subject; may be repeated.")]
 Paraphrase = Annotated[list[str] | None, typer.Option(help="Another prompt that asks the same; may be repeated.")]
+Into = Annotated[
+    str | None,
+    typer.Option(help="entries, or rows: those that the model's own memory has for a subject's last tokens."),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Write changed rows without asking when their damage is shown.")]
 Keep = Annotated[list[str] | None, typer.Option(help="Prompt whose continuation must stay; may be repeated.")]
 
 
@@ -42,12 +47,21 @@ def add(
     spelling: Spelling = None,
     paraphrase: Paraphrase = None,
     keep: Keep = None,
+    into: Into = None,
+    yes: Yes = False,
 ) -> None:
     """Write facts into an overlay, which is made if it is not there."""
     from vademecum.editing import commands
 
     more = {"spellings": spelling or (), "paraphrases": paraphrase or (), "keep": keep or ()}
-    commands.add(model, overlay, commands.given(facts, subject, prompt, target, more), echo=typer.echo)
+    commands.add(
+        model,
+        overlay,
+        commands.given(facts, subject, prompt, target, more),
+        echo=typer.echo,
+        into=into,
+        confirm=lambda: yes or typer.confirm("Write it?"),
+    )
 
 
 @edit.command()
@@ -61,12 +75,20 @@ def change(
     spelling: Spelling = None,
     paraphrase: Paraphrase = None,
     keep: Keep = None,
+    yes: Yes = False,
 ) -> None:
     """Write facts in the place of what the overlay says to the same prompts."""
     from vademecum.editing import commands
 
     more = {"spellings": spelling or (), "paraphrases": paraphrase or (), "keep": keep or ()}
-    commands.add(model, overlay, commands.given(facts, subject, prompt, target, more), echo=typer.echo, change=True)
+    commands.add(
+        model,
+        overlay,
+        commands.given(facts, subject, prompt, target, more),
+        echo=typer.echo,
+        change=True,
+        confirm=lambda: yes or typer.confirm("Write it?"),
+    )
 
 
 @edit.command()

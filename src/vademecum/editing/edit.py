@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from vademecum import grafting
 from vademecum.attached import ROOT, Memories
 from vademecum.editing import fingerprint, overlay
+from vademecum.editing.content import Take
+from vademecum.editing.damage import Damage
 from vademecum.editing.facts import Fact, require_agreement
 from vademecum.editing.overlay import Overlay
-from vademecum.kinds.entries import Entries
-from vademecum.memory.base import Built
 
 
 class Edit:
@@ -26,13 +25,12 @@ class Edit:
 
     def __init__(self, model: nn.Module, overlay: Overlay) -> None:
         self.model, self.overlay = model, overlay
-        self._kind: Entries | None = None
+        self._take: Take | None = None
 
     @property
     def applied(self) -> bool:
         """Whether it is on the model."""
-        root = getattr(self.model, ROOT, None)
-        return isinstance(root, Memories) and any(kind is self._kind for kind in root.kinds.values())
+        return self._take is not None and any(one is self.overlay for one in overlays(self.model))
 
     @property
     def failed(self) -> list[str]:
@@ -43,6 +41,12 @@ class Edit:
     def disturbed(self) -> list[str]:
         """Prompts that were to be kept and that the model goes on otherwise."""
         return [prompt for one in self.overlay.speaking for prompt in one.disturbed]
+
+    @property
+    def damage(self) -> Damage | None:
+        """What was measured before it was written; None where nothing but subjects' own texts is touched."""
+        found = [line["damage"] for line in self.overlay.journal if "damage" in line]
+        return Damage.of(found[-1]) if found else None
 
     @property
     def ordered(self) -> list[Fact]:
@@ -62,13 +66,7 @@ class Edit:
             raise ValueError("this edit holds no fact that could be applied.")
         there = [fact for other in overlays(self.model) for fact in other.facts]
         require_agreement(self.overlay.facts, there)
-        self._kind = kind_of(self.overlay)
-
-        def prepare(built: Built) -> None:
-            fill(built, self.overlay)
-            built.shared.overlay = self.overlay  # type: ignore[union-attr]
-
-        grafting.extend(self.model, self._kind, prepare=prepare)
+        self._take = self.overlay.content.put(self.model, self.overlay)
         return self
 
     def undo(self) -> Edit:
@@ -77,10 +75,10 @@ class Edit:
         Raises:
             ValueError: it is not on the model.
         """
-        if not self.applied or self._kind is None:
+        if not self.applied or self._take is None:
             raise ValueError("this edit is not applied; there is nothing to undo.")
-        grafting.withdraw(self.model, self._kind)
-        self._kind = None
+        self._take()
+        self._take = None
         return self
 
     def save(self, path: str | Path) -> Path:
@@ -103,31 +101,12 @@ def open_edit(path: str | Path, model: nn.Module, tokenizer: Any) -> Edit:
     return Edit(model, found)
 
 
-def kind_of(written: Overlay) -> Entries:
-    """The entries that speak, as a kind."""
-    return Entries(
-        headwords=tuple(written.written[number].spellings for number in written.order),
-        layers=written.layers,
-        reach="after",
-        label=written.digest,
-    )
-
-
-def fill(built: Built, written: Overlay) -> None:
-    """Give the modules of :func:`kind_of` what the overlay says."""
-    rows = written.rows[list(written.order)]
-    gates = [written.written[number].gate for number in written.order]
-    for place, layer in enumerate(written.layers):
-        part: Any = built.parts[layer]
-        part.rows.weight.data.copy_(rows[:, place])
-        part.gate.weight.data.copy_(written.gate_weights[gates, place])
-        part.gate.bias.data.copy_(written.gate_biases[gates, place])
-        part.requires_grad_(False)
-
-
 def overlays(model: nn.Module) -> list[Overlay]:
     """What edits are on ``model``."""
     root = getattr(model, ROOT, None)
-    shared = root.shared.values() if isinstance(root, Memories) else ()
-    found = (getattr(one, "overlay", None) for one in shared)
-    return [one for one in found if isinstance(one, Overlay)]
+    if not isinstance(root, Memories):
+        return []
+    found = [getattr(one, "overlay", None) for one in root.shared.values()]
+    laid = [bank.rewrites.laid.values() for bank in root.banks().values() if bank.rewrites is not None]
+    found += [whose for some in laid for _, _, whose in some]
+    return list({id(one): one for one in found if isinstance(one, Overlay)}.values())

@@ -1,30 +1,24 @@
-"""Rows by gradient: several facts side by side, until the model says them whichever way it is asked."""
+"""By gradient: several facts side by side, until the model says them whichever way it is asked."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vademecum import grafting, hosts
-from vademecum.attached import ROOT, Memories
+from vademecum import hosts
 from vademecum.editing import prompts
-from vademecum.editing.edit import fill, kind_of
 from vademecum.editing.facts import Fact
 from vademecum.editing.locating import clean, tokens_of
-from vademecum.editing.overlay import Overlay
-from vademecum.editing.reading import greedy, padded, went_on
+from vademecum.editing.reading import padded, went_on
 from vademecum.editing.upper import Upper
-from vademecum.memory.base import Built
 
 #: Steps of the rows at most, their size, and the probability of every target token at which they are enough.
 STEPS, STEP_SIZE, ENOUGH = 24, 0.1, 0.9
-#: Facts whose rows are learned side by side, and ways to ask that they learn from.
+#: Facts that are learned side by side, and ways to ask that they learn from.
 TOGETHER, WAYS = 8, 6
 #: The divergence at which a prompt is kept, and the tokens that it must go on with as before.
 CLOSE, KEPT_TOKENS = 0.02, 3
@@ -40,89 +34,28 @@ class Line:
     begin: int
 
 
-def learned(
-    model: Any, host: hosts.Host, tokenizer: Any, overlay: Overlay, progress: Callable[[int, int], None] | None
-) -> Overlay:
-    """The overlay with its rows learned, some facts side by side at a time."""
-    rows, written = overlay.rows.clone(), list(overlay.written)
-    for start in range(0, len(written), TOGETHER):
-        begun = time.perf_counter()
-        numbers = list(range(start, min(start + TOGETHER, len(written))))
-        some = dataclasses.replace(overlay, active=tuple(numbers))
-        kind = kind_of(some)
-
-        def prepare(made: Built, some: Overlay = some) -> None:
-            for part in made.parts.values():
-                part.float()  # rows are learned in fp32, whatever the host computes in
-            fill(made, some)
-
-        try:
-            built = grafting.extend(model, kind, prepare=prepare)
-            tables: list[Any] = [built.parts[layer].rows.weight for layer in overlay.layers]  # type: ignore[union-attr]
-            lines = [
-                [line_of(tokenizer, text, one.fact.target) for text in ways_of(tokenizer, one.fact)[:WAYS]]
-                for one in some.speaking
-            ]
-            kept = [tokens_of(tokenizer, prompt) for one in some.speaking for prompt in one.fact.keep]
-            whole = [ids + then for ids, then in zip(kept, went_on(model, kept, KEPT_TOKENS), strict=True)]
-            # A prompt is kept when what it went on with is still the likeliest, token by token.
-            steps = [one[: len(one) - back] for one in whole for back in range(1, KEPT_TOKENS + 1)]
-            _descend(model, host, tables, lines, steps, overlay.layers[0])
-            rows[list(some.order)] = torch.stack([table.detach().cpu() for table in tables], 1)
-        finally:
-            _off(model, kind)
-        seconds = (time.perf_counter() - begun) / len(numbers)
-        for number in numbers:
-            written[number] = dataclasses.replace(written[number], seconds=written[number].seconds + seconds)
-        if progress is not None:
-            progress(start + len(numbers), len(written))
-    return dataclasses.replace(overlay, written=tuple(written), rows=rows)
-
-
-def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
-    """The overlay with what the model says when all of it is on, to every prompt and to all that is to be kept."""
-    prompts_, kept = [one.prompt for one in overlay.facts], [text for one in overlay.facts for text in one.keep]
-    stay = [tokens_of(tokenizer, text) for text in kept]
-    went = went_on(model, stay, KEPT_TOKENS)
-    kind = kind_of(overlay)
-    try:
-        grafting.extend(model, kind, prepare=lambda built: fill(built, overlay))
-        said = iter(greedy(model, tokenizer, prompts_, longest(tokenizer, overlay.facts)))
-        goes = went_on(model, stay, KEPT_TOKENS)
-    finally:
-        _off(model, kind)
-    moved = {text for text, a, b in zip(kept, went, goes, strict=True) if a != b}
-    written = list(overlay.written)
-    for number in overlay.active:
-        disturbed = tuple(text for text in written[number].fact.keep if text in moved)
-        written[number] = dataclasses.replace(written[number], after=next(said), disturbed=disturbed)
-    return dataclasses.replace(overlay, written=tuple(written))
-
-
-def _off(model: Any, kind: Any) -> None:
-    """Take ``kind`` off, if it came on."""
-    root = getattr(model, ROOT, None)
-    if isinstance(root, Memories) and any(one is kind for one in root.kinds.values()):
-        grafting.withdraw(model, kind)
-
-
-def _descend(
+def descend(
     model: Any,
     host: hosts.Host,
     tables: Sequence[nn.Parameter],
     lines: Sequence[Sequence[Line]],
     kept: Sequence[list[int]],
     first: int,
+    *,
+    step: float = STEP_SIZE,
+    keeping: float = 1.0,
 ) -> None:
     """Move ``tables``, which begin at zero, until the targets are said, whichever way they are asked for.
 
     Args:
-        model: with the entries on it.
+        model: that reads ``tables``.
         host: the same, seen through its family's names.
-        tables: their rows, by layer.
+        tables: what is learned.
         lines: by fact, what to learn from.
         kept: texts after which the model must say what it says now.
-        first: the lowest layer that entries speak in.
+        first: the lowest layer that reads ``tables``.
+        step: size of Adam's steps.
+        keeping: what the divergence after a kept text counts, beside a fact's own loss.
     """
     flat = [line for own in lines for line in own]
     stay = _Stay(model, host, kept, first) if kept else None
@@ -146,7 +79,7 @@ def _descend(
     then: Tensor | None = None
     for table in tables:
         table.requires_grad_(True)
-    optimizer = torch.optim.Adam(tables, lr=STEP_SIZE)
+    optimizer = torch.optim.Adam(tables, lr=step)
     with torch.enable_grad():
         for _ in range(STEPS):
             logits = upper.logits()
@@ -162,7 +95,7 @@ def _descend(
             ):
                 break
             # Gradients of the rows alone are asked for: those of the host's weights are never made.
-            loss = moved.sum() + AFTER * (after * fair).sum() - (log_probability * share).sum()
+            loss = keeping * moved.sum() + AFTER * (after * fair).sum() - (log_probability * share).sum()
             found = torch.autograd.grad(loss, tables)
             for table, gradient in zip(tables, found, strict=True):
                 table.grad = gradient
@@ -193,6 +126,16 @@ class _Stay:
         logits = self._upper.logits()
         found: Tensor = logits[torch.arange(len(logits), device=logits.device), self._places].float().log_softmax(-1)
         return found
+
+
+def kept_steps(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """``texts`` and how the model goes on, cut before every token of that.
+
+    A prompt is kept when what it went on with is still the likeliest, token by token.
+    """
+    ids = [tokens_of(tokenizer, text) for text in texts]
+    whole = [one + then for one, then in zip(ids, went_on(model, ids, KEPT_TOKENS), strict=True)]
+    return [one[: len(one) - back] for one in whole for back in range(1, KEPT_TOKENS + 1)]
 
 
 def ways_of(tokenizer: Any, fact: Fact) -> list[str]:

@@ -1,27 +1,31 @@
-"""Written facts as data: what each entry says, in one small file with its journal."""
+"""Written facts as data: what is said for each, in one small file with its journal."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors
-import torch
 from safetensors.torch import load, save
-from torch import Tensor
 
 from vademecum import files
+from vademecum.editing.content import Content, bytes_of
+from vademecum.editing.entries import AsEntries
 from vademecum.editing.facts import Fact, require_agreement, says
+from vademecum.editing.rows import AsRows
 from vademecum.memory.entries import Spelling
 
 #: Of the file's layout.
-VERSION = 1
+VERSION = 2
+#: What an overlay can put on a model, by name.
+CONTENTS: Mapping[str, type[Content]] = MappingProxyType({one.name: one for one in (AsEntries, AsRows)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,6 @@ class Written:
     Attributes:
         fact: what.
         spellings: token ids of its headword.
-        gate: number of the gate that its entry has.
         before: how the model went on before.
         after: how it goes on with the entry.
         disturbed: prompts that were to be kept and go on otherwise.
@@ -40,7 +43,6 @@ class Written:
 
     fact: Fact
     spellings: tuple[Spelling, ...]
-    gate: int
     before: str
     after: str
     disturbed: tuple[str, ...] = ()
@@ -56,7 +58,6 @@ class Written:
         return {
             "fact": self.fact.to_dict(),
             "spellings": [list(one) for one in self.spellings],
-            "gate": self.gate,
             "before": self.before,
             "after": self.after,
             "disturbed": list(self.disturbed),
@@ -73,25 +74,19 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overlay:
-    """Entries for one host, apart from any model. What was taken out stays in it, silent, so that it can come back.
+    """Facts for one host, apart from any model. What was taken out stays in it, silent, so that it can come back.
 
     Attributes:
         made_for: :func:`vademecum.editing.fingerprint.of` of the host.
-        layers: that entries speak in.
-        written: by entry, the fact.
-        rows: ``[E, L, H*D]`` what entries say.
-        gate_weights: ``[G, L, d]``; entries of one relation share a gate.
-        gate_biases: ``[G, L]``.
-        active: numbers of the entries that speak, ascending.
-        journal: what was done and when, which entries came and went, and the digest before and after; oldest first.
+        written: the facts.
+        content: what is said for each, in their order.
+        active: numbers of those that speak, ascending.
+        journal: what was done and when, what came and went, and the digest before and after; oldest first.
     """
 
     made_for: dict[str, Any]
-    layers: tuple[int, ...]
     written: tuple[Written, ...]
-    rows: Tensor
-    gate_weights: Tensor
-    gate_biases: Tensor
+    content: Content
     active: tuple[int, ...]
     journal: tuple[dict[str, Any], ...] = ()
 
@@ -108,7 +103,7 @@ class Overlay:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors."""
-        return sum(one.nbytes for one in (self.rows, self.gate_weights, self.gate_biases))
+        return self.content.nbytes
 
     @property
     def digest(self) -> str:
@@ -123,12 +118,8 @@ class Overlay:
 
     def _digest_of(self, number: int) -> str:
         one = self.written[number]
-        return hashlib.sha256(
-            json.dumps([one.fact.to_dict(), one.spellings, self.layers], sort_keys=True).encode()
-            + _bytes(self.rows[number])
-            + _bytes(self.gate_weights[one.gate])
-            + _bytes(self.gate_biases[one.gate])
-        ).hexdigest()
+        about = json.dumps([self.content.name, one.fact.to_dict(), one.spellings], sort_keys=True)
+        return hashlib.sha256(about.encode() + self.content.said(number)).hexdigest()
 
     def find(self, subject: str, prompt: str | None = None) -> list[int]:
         """Numbers of the entries that speak of ``subject``, and answer ``prompt`` where one is given.
@@ -148,25 +139,25 @@ class Overlay:
             raise ValueError(f"no entry with {asked}; written are {there}{', ...' if len(self.active) > 5 else ''}.")
         return found
 
-    def joined(self, other: Overlay, *, replacing: Sequence[int] = (), verb: str = "add") -> Overlay:
+    def joined(self, other: Overlay, *, replacing: Sequence[int] = (), verb: str = "add", **more: Any) -> Overlay:
         """This with the entries of ``other`` added, and those ``replacing`` taken out, as one line of the journal.
 
         Raises:
-            ValueError: they were made for different hosts or layers, or contradict each other.
+            ValueError: they were made for different hosts or do not fit together, or contradict each other.
         """
-        if self.made_for != other.made_for or self.layers != other.layers:
-            raise ValueError("the overlays were made for different models or layers; plan the facts together.")
+        if self.made_for != other.made_for or type(self.content) is not type(other.content):
+            raise ValueError(
+                f"an overlay of {self.content.name} and one of {other.content.name} for "
+                f"{'the same' if self.made_for == other.made_for else 'another'} model do not go into one; plan the "
+                f"facts together."
+            )
         staying = [self.written[number].fact for number in self.active if number not in replacing]
         require_agreement(other.facts, staying)
-        shift, count = len(self.gate_weights), len(self.written)
+        count = len(self.written)
         whole = dataclasses.replace(
-            self,
-            written=self.written + tuple(dataclasses.replace(one, gate=one.gate + shift) for one in other.written),
-            rows=torch.cat([self.rows, other.rows]),
-            gate_weights=torch.cat([self.gate_weights, other.gate_weights]),
-            gate_biases=torch.cat([self.gate_biases, other.gate_biases]),
+            self, written=self.written + other.written, content=self.content.joined(other.content)
         )
-        return whole.moved(verb, [count + number for number in other.active], replacing)
+        return whole.moved(verb, [count + number for number in other.active], replacing, **more)
 
     def moved(self, verb: str, came: Sequence[int], went: Sequence[int], **more: Any) -> Overlay:
         """The same entries, of which ``came`` speak now and ``went`` no longer; with a line in the journal."""
@@ -203,14 +194,11 @@ class Overlay:
         return back
 
     def pruned(self) -> Overlay:
-        """Only what speaks, with the gates that it uses and no way back; the journal begins anew."""
-        gates = sorted({one.gate for one in self.speaking})
+        """Only what speaks, with no way back; the journal begins anew."""
         return dataclasses.replace(
             self,
-            written=tuple(dataclasses.replace(one, gate=gates.index(one.gate)) for one in self.speaking),
-            rows=self.rows[list(self.active)],
-            gate_weights=self.gate_weights[gates],
-            gate_biases=self.gate_biases[gates],
+            written=tuple(self.speaking),
+            content=self.content.kept(self.active),
             active=tuple(range(len(self.active))),
             journal=(),
         )
@@ -221,14 +209,14 @@ def write(overlay: Overlay, path: Path) -> None:
     about = {
         "version": VERSION,
         "made_for": overlay.made_for,
-        "layers": list(overlay.layers),
+        "content": {"name": overlay.content.name, **overlay.content.about()},
         "written": [one.to_dict() for one in overlay.written],
         "active": list(overlay.active),
         "journal": list(overlay.journal),
     }
     about["whole"] = _whole(about, overlay)
-    tensors = {"rows": overlay.rows, "gate_weights": overlay.gate_weights, "gate_biases": overlay.gate_biases}
-    data = save({name: one.contiguous() for name, one in tensors.items()}, {"vademecum": json.dumps(about)})
+    tensors = {name: one.contiguous() for name, one in overlay.content.tensors().items()}
+    data = save(tensors, {"vademecum": json.dumps(about)})
     files.write_file(path, data)
 
 
@@ -249,14 +237,13 @@ def read(path: Path) -> Overlay:
             raise files.Damaged(f"{path} has layout {about['version']}, and this vademecum reads {VERSION}.")
         overlay = Overlay(
             made_for=about["made_for"],
-            layers=tuple(about["layers"]),
             written=tuple(Written.of(one) for one in about["written"]),
+            content=CONTENTS[about["content"]["name"]].of(about["content"], tensors),
             active=tuple(about["active"]),
             journal=tuple(about["journal"]),
-            **tensors,
         )
         said = about.pop("whole")
-        whole = len(overlay.rows) == len(overlay.written) and _whole(about, overlay) == said
+        whole = overlay.content.facts == len(overlay.written) and _whole(about, overlay) == said
     except files.Damaged:
         raise
     except (safetensors.SafetensorError, KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
@@ -271,10 +258,6 @@ def read(path: Path) -> Overlay:
 def _whole(about: dict[str, Any], overlay: Overlay) -> str:
     """A digest of everything in the file, what is silent included."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for tensor in (overlay.rows, overlay.gate_weights, overlay.gate_biases):
-        digest.update(_bytes(tensor))
+    for name, tensor in sorted(overlay.content.tensors().items()):
+        digest.update(name.encode() + bytes_of(tensor))
     return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -47,6 +47,14 @@ def _plain(model: Any, tokens: int) -> Any:
     )
 
 
+def drawn(model: Any, tokens: int, top: int) -> Any:
+    """Drawn from the ``top`` likeliest tokens until ``tokens`` are written, and never ended before."""
+    import transformers
+
+    library: Any = transformers
+    return library.GenerationConfig(max_new_tokens=tokens, do_sample=True, top_k=top, pad_token_id=0, eos_token_id=None)
+
+
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
     """Within the block the model evaluates; afterwards every module is in the mode in which it was."""

@@ -59,6 +59,7 @@ class Bank(Shared):
         weight: ``[rows, M, H*D]``, role ``bank``; None where the rows live in a store.
         store: the rows, where they are no parameter.
         ledger: where gradients of rows go while a row optimizer trains the bank; None otherwise.
+        rewrites: what an edit laid over rows (:class:`vademecum.memory.rewrites.Rewrites`); None where none did.
         lr_scale: the optimizer's step relative to a single slot's. All slots of a token receive nearly the same
             gradient while their gates are near 1, so a step of size lr moves the value by about M*lr; dividing by M
             keeps the effective step independent of the number of slots.
@@ -77,6 +78,7 @@ class Bank(Shared):
         self.register_parameter("weight", None)
         self.store: Store | None = None
         self.ledger: Ledger | None = None
+        self.rewrites: Any = None
         self._cap = 0  # what the store may keep when its rows are not lent
 
     @property

@@ -1,0 +1,121 @@
+"""Facts as entries: a value row at a headword and a gate that sees what is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from vademecum import grafting
+from vademecum.attached import ROOT, Memories
+from vademecum.editing.content import Content, Take, bytes_of
+from vademecum.kinds.entries import Entries
+from vademecum.memory.base import Built
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AsEntries(Content):
+    """Entries of :class:`vademecum.Entries`.
+
+    Attributes:
+        layers: that they speak in.
+        rows: ``[E, L, H*D]`` what they say.
+        gate: int64 ``[E]`` number of the gate that each has; those of one relation share one.
+        gate_weights: ``[G, L, d]``.
+        gate_biases: ``[G, L]``.
+    """
+
+    name: ClassVar[str] = "entries"
+    spills: ClassVar[bool] = False
+
+    layers: tuple[int, ...]
+    rows: Tensor
+    gate: Tensor
+    gate_weights: Tensor
+    gate_biases: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in ("rows", "gate", "gate_weights", "gate_biases")}
+
+    def about(self) -> dict[str, Any]:
+        return {"layers": list(self.layers)}
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        return cls(layers=tuple(about["layers"]), **tensors)
+
+    def said(self, number: int) -> bytes:
+        gate = int(self.gate[number])
+        parts = (self.rows[number], self.gate_weights[gate], self.gate_biases[gate])
+        return repr(self.layers).encode() + b"".join(map(bytes_of, parts))
+
+    def joined(self, other: Self) -> Self:
+        if self.layers != other.layers:
+            raise ValueError(
+                f"entries in layers {list(self.layers)} and in {list(other.layers)} do not go into one overlay; plan "
+                f"them with the same layers."
+            )
+        return dataclasses.replace(
+            self,
+            rows=torch.cat([self.rows, other.rows]),
+            gate=torch.cat([self.gate, other.gate + len(self.gate_weights)]),
+            gate_weights=torch.cat([self.gate_weights, other.gate_weights]),
+            gate_biases=torch.cat([self.gate_biases, other.gate_biases]),
+        )
+
+    def kept(self, numbers: Sequence[int]) -> Self:
+        used, gate = torch.unique(self.gate[list(numbers)], return_inverse=True)
+        return dataclasses.replace(
+            self,
+            rows=self.rows[list(numbers)],
+            gate=gate,
+            gate_weights=self.gate_weights[used],
+            gate_biases=self.gate_biases[used],
+        )
+
+    def put(self, model: nn.Module, overlay: Any) -> Take:
+        kind = self.kind(overlay)
+
+        def prepare(built: Built) -> None:
+            self.fill(built, overlay.order)
+            built.shared.overlay = overlay  # type: ignore[union-attr]
+
+        try:
+            grafting.extend(model, kind, prepare=prepare)
+        except BaseException:
+            off(model, kind)
+            raise
+        return lambda: off(model, kind)
+
+    def again(self) -> dict[str, Any]:
+        return {"into": self.name, "layers": self.layers}
+
+    def kind(self, overlay: Any) -> Entries:
+        """The entries of ``overlay`` that speak."""
+        return Entries(
+            headwords=tuple(overlay.written[number].spellings for number in overlay.order),
+            layers=self.layers,
+            reach="after",
+            label=overlay.digest,
+        )
+
+    def fill(self, built: Built, order: Sequence[int]) -> None:
+        """Give the modules of :meth:`kind` what is said."""
+        gates = self.gate[list(order)]
+        for place, layer in enumerate(self.layers):
+            part: Any = built.parts[layer]
+            part.rows.weight.data.copy_(self.rows[list(order), place])
+            part.gate.weight.data.copy_(self.gate_weights[gates, place])
+            part.gate.bias.data.copy_(self.gate_biases[gates, place])
+            part.requires_grad_(False)
+
+
+def off(model: nn.Module, kind: Any) -> None:
+    """Take ``kind`` off, if it is on."""
+    root = getattr(model, ROOT, None)
+    if isinstance(root, Memories) and any(one is kind for one in root.kinds.values()):
+        grafting.withdraw(model, kind)

@@ -1,0 +1,148 @@
+"""Facts in rows of the model's own bank: the same interface, damage shown first, every row back to the last bit."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import vademecum as vm
+from vademecum import cli, editing
+from vademecum.editing.reading import greedy
+from vademecum.memory.rewrites import Rewrites
+from vademecum.surgery import memories
+
+FACTS = [
+    editing.Fact(subject="Hav", prompt="The capital of Hav is", target="Bor"),
+    editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark"),
+    editing.Fact(subject="San Lorenzo", prompt="The capital of San Lorenzo is", target="Arv"),
+]
+
+
+@pytest.fixture(scope="module")
+def remembering(taught: Any) -> Any:
+    """The small world's model with a bank that has learned a little."""
+    model = copy.deepcopy(taught)
+    vm.attach(model, vm.MoVE(slots=2, bank_std=0.02))
+    return model.eval()
+
+
+def rows_of(model: Any) -> torch.Tensor:
+    (bank,) = memories(model).banks().values()
+    rows: torch.Tensor = bank.table().gather(torch.arange(bank.rows))
+    return rows.clone()
+
+
+def says(model: Any, words: Any, fact: editing.Fact) -> str:
+    return greedy(model, words, [fact.prompt], 1)[0].strip()
+
+
+def test_facts_are_planned_shown_applied_and_undone_to_the_bit(remembering: Any, words: Any) -> None:
+    model = copy.deepcopy(remembering)
+    before = rows_of(model)
+    edit = editing.plan(model, FACTS, words, into="rows")
+    assert torch.equal(rows_of(model), before)
+    assert not any(bank.ledger for bank in memories(model).banks().values())
+    assert edit.failed == []
+    damage = edit.damage
+    assert damage is not None
+    assert set(damage.tokens) == {"Hav", "Lorenzo"}
+    assert 0 < damage.near <= 1
+    assert damage.near_nats > damage.common_nats > 0
+    assert "'Hav'" in str(damage)
+    edit.apply()
+    assert [says(model, words, fact) for fact in FACTS] == ["Bor", "mark", "Arv"]
+    moved = (rows_of(model) != before).flatten(1).any(1).nonzero()[:, 0].tolist()
+    assert moved == sorted(words.convert_tokens_to_ids(["Hav", "Lorenzo"]))
+    assert edit.applied
+    edit.undo()
+    assert not edit.applied
+    assert torch.equal(rows_of(model), before)
+
+
+def test_edits_of_the_same_row_combine_in_any_order(remembering: Any, words: Any, tmp_path: Path) -> None:
+    model = copy.deepcopy(remembering)
+    before = rows_of(model)
+    first, second = (editing.plan(model, [fact], words, into="rows") for fact in FACTS[:2])
+    first.apply(), second.apply()
+    both = rows_of(model)
+    first.undo()
+    second.undo()
+    assert torch.equal(rows_of(model), before)
+    second.apply(), first.apply()
+    assert torch.equal(rows_of(model), both)
+    second.undo()
+    first.undo()
+    assert torch.equal(rows_of(model), before)
+    again = editing.open_edit(first.save(tmp_path / "rows.safetensors"), model, words)
+    assert again.overlay.digest == first.overlay.digest
+    assert again.damage == first.damage
+    again.apply()
+    assert says(model, words, FACTS[0]) == "Bor"
+    with pytest.raises(ValueError, match="is written twice"):
+        first.apply()
+
+
+def test_what_cannot_be_edited_says_so(remembering: Any, taught: Any, words: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no bank of rows"):
+        editing.plan(copy.deepcopy(taught), FACTS, words, into="rows")
+    with pytest.raises(ValueError, match="expected 'entries' or 'rows'"):
+        editing.plan(copy.deepcopy(taught), FACTS, words, into="pages")
+    model = copy.deepcopy(remembering)
+    edit = editing.plan(model, FACTS[:1], words, into="rows")
+    path = edit.save(tmp_path / "rows.safetensors")
+    # The row that it was learned over has moved.
+    (bank,) = memories(model).banks().values()
+    hav = torch.tensor(words.convert_tokens_to_ids(["Hav"]))
+    bank.table().write(hav, bank.table().gather(hav) + 1)
+    before = rows_of(model)
+    with pytest.raises(ValueError, match="is not the one that the overlay was made for"):
+        editing.open_edit(path, model, words).apply()
+    assert torch.equal(rows_of(model), before)
+    trained = copy.deepcopy(model)
+    vm.RowOptimizer(trained, lr=0.1)
+    with pytest.raises(ValueError, match="being trained"):
+        editing.plan(trained, FACTS[1:2], words, into="rows")
+    editing.plan(model, FACTS[1:2], words, into="rows").apply()
+    with pytest.raises(ValueError, match="edited rows"):
+        vm.RowOptimizer(model, lr=0.1)
+
+
+def test_rows_lie_one_over_the_other(remembering: Any) -> None:
+    (bank,) = memories(copy.deepcopy(remembering)).banks().values()
+    before = bank.table().gather(torch.arange(bank.rows)).clone()
+    over = Rewrites.on(bank)
+    draw = torch.Generator().manual_seed(0)
+    for label, ids in (("b", [1, 3]), ("a", [3, 4]), ("c", [1, 3, 4])):
+        over.put(label, torch.tensor(ids), torch.randn(len(ids), *bank.row_shape, generator=draw), None)
+    for label in ("a", "c", "b", "b"):
+        over.drop(label)
+    assert torch.equal(bank.table().gather(torch.arange(bank.rows)), before)
+
+
+def test_the_verb_shows_the_damage_before_it_writes(
+    remembering: Any, words: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, file = tmp_path / "model", tmp_path / "rows.safetensors"
+    vm.save(remembering, folder / "memory")
+    from vademecum.training.export import plain_host
+
+    plain_host(remembering).save_pretrained(folder)
+    words.save_pretrained(folder)
+    fact = ["--subject", "Hav", "--prompt", "The capital of Hav is", "--target", "Bor"]
+    monkeypatch.setattr("typer.confirm", lambda text: False)
+    assert cli.main(["edit", "add", str(folder), str(file), *fact, "--into", "rows"]) != 0
+    assert "of next words become others" in capsys.readouterr().out
+    assert not file.exists()
+    assert cli.main(["edit", "add", str(folder), str(file), *fact, "--into", "rows", "--yes"]) == 0
+    assert "holds    The capital of Hav" in capsys.readouterr().out
+    coin = ["--subject", "Hav", "--prompt", "The coin of Hav is", "--target", "mark"]
+    assert cli.main(["edit", "add", str(folder), str(file), *coin, "--into", "entries"]) != 0
+    assert "overlay of rows" in capsys.readouterr().err
+    assert cli.main(["edit", "ask", str(folder), str(file), "--prompt", "The capital of Hav is", "--tokens", "1"]) == 0
+    assert "with     'Bor'" in capsys.readouterr().out
+    assert cli.main(["edit", "add", str(folder), str(file), *coin, "--yes"]) == 0
+    assert "holds    The coin of Hav" in capsys.readouterr().out
