@@ -107,7 +107,7 @@ class Record:
         paraphrases: other ways to ask.
         negation: where the target must not be said.
         same_subject: other things about the subject.
-        neighbours: the same of other subjects.
+        neighbours: the same of other subjects, which are not edited.
         turned: the same of other subjects, after this one was named.
         two_hop: what follows from the fact, and the answer that then follows; None where nothing plain does.
         known: whether the host says the true answer.
@@ -146,18 +146,18 @@ def made(lands: Sequence[Land], cities: Sequence[City], go_on: Go, *, count: int
     objects = {name: sorted({answer for other, _, answer in truths if other == name}) for name in RELATIONS}
     order = draw.sample(truths, len(truths))
     order.sort(key=lambda truth: truth not in known)
+    chosen: dict[str, tuple[str, str, str]] = {}
+    for truth in order:
+        if len(chosen) < count:
+            chosen.setdefault(truth[1], truth)
     records: list[Record] = []
-    taken: set[str] = set()
-    for name, subject, true in order:
-        if subject in taken or len(records) == count:
-            continue
-        taken.add(subject)
+    for name, subject, true in chosen.values():
         relation = RELATIONS[name]
         # An answer that holds the subject, or is held by it, would be found in the prompt.
         free = [one for one in objects[name] if one != true and subject not in one and one not in subject]
         target = draw.choice(free)
         fact = Fact(subject=subject, prompt=relation.prompt.replace("{}", subject), target=target)
-        near = [other for other in known if other[0] == name and other[1] != subject]
+        near = [other for other in known if other[0] == name and other[1] not in chosen]
         others = draw.sample(sorted(near), min(3, len(near)))
         same = [*(OF_A_CITY if name == "country" else OF_A_LAND)]
         if name != "country":
