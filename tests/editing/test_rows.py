@@ -146,3 +146,18 @@ def test_the_verb_shows_the_damage_before_it_writes(
     assert "with     'Bor'" in capsys.readouterr().out
     assert cli.main(["edit", "add", str(folder), str(file), *coin, "--yes"]) == 0
     assert "holds    The coin of Hav" in capsys.readouterr().out
+
+
+def test_a_run_without_a_memory_is_opened_bare(taught: Any, words: Any, tmp_path: Path) -> None:
+    from vademecum.editing.commands import opened
+
+    model = copy.deepcopy(taught)
+    final = tmp_path / "run" / "final"
+    model.save_pretrained(final)
+    words.save_pretrained(final)
+    vm.save(vm.attach(model, vm.NoMemory()), final / "memory")
+    found, _ = opened(str(tmp_path / "run"))
+    assert sum(one.numel() for one in found.parameters()) == sum(one.numel() for one in taught.parameters())
+    described = final / "memory" / "memory.json"
+    described.write_text(described.read_text("utf-8").replace('"kinds": [', '"kinds": ['), "utf-8")
+    opened(str(final))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vademecum import files
+from vademecum import about, files
 from vademecum.editing import fingerprint, overlay
 from vademecum.editing.edit import Edit
 from vademecum.editing.entries import AsEntries
@@ -52,7 +52,9 @@ def opened(model: str) -> tuple[Any, Any]:
     library.utils.logging.disable_progress_bar()
     tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     found = library.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    if (folder / MEMORY).is_dir():
+    # A run without a memory keeps a folder for it that names none.
+    described = folder / MEMORY / about.DESCRIPTION
+    if described.is_file() and json.loads(described.read_text(encoding="utf-8")).get("kinds") != []:
         from vademecum.saving import load
 
         load(found, folder / MEMORY)

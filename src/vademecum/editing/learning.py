@@ -17,7 +17,9 @@ from vademecum.editing.reading import padded, went_on
 from vademecum.editing.upper import Upper
 
 #: Steps of the rows at most, their size, and the probability of every target token at which they are enough.
-STEPS, STEP_SIZE, ENOUGH = 24, 0.1, 0.9
+STEPS, STEP_SIZE, ENOUGH = 60, 0.1, 0.9
+#: After so many steps their size is doubled: values of a small host are large, and most hosts are done before.
+DOUBLED = 20
 #: Facts that are learned side by side, and ways to ask that they learn from.
 TOGETHER, WAYS = 8, 6
 #: The divergence at which a prompt is kept, and the tokens that it must go on with as before.
@@ -81,7 +83,9 @@ def descend(
         table.requires_grad_(True)
     optimizer = torch.optim.Adam(tables, lr=step)
     with torch.enable_grad():
-        for _ in range(STEPS):
+        for number in range(STEPS):
+            for group in optimizer.param_groups:
+                group["lr"] = step * 2 ** (number // DOUBLED)
             logits = upper.logits()
             log_probability = logits[rows, before].float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
             now = logits[torch.arange(len(flat), device=ids.device), ends].float().log_softmax(-1)
