@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,14 @@ Yes = Annotated[bool, typer.Option("--yes", help="Write changed rows without ask
 Keep = Annotated[list[str] | None, typer.Option(help="Prompt whose continuation must stay; may be repeated.")]
 
 
+def _written(model: str, overlay: Path, given: tuple[Any, ...], *, yes: bool, **how: Any) -> None:
+    """Write the facts that options spell, and ask before rows are changed unless ``yes``."""
+    from vademecum.editing import commands
+
+    facts = commands.given(*given)
+    commands.add(model, overlay, facts, echo=typer.echo, confirm=lambda: yes or typer.confirm("Write it?"), **how)
+
+
 @edit.command()
 def add(
     model: Model,
@@ -51,17 +59,8 @@ def add(
     yes: Yes = False,
 ) -> None:
     """Write facts into an overlay, which is made if it is not there."""
-    from vademecum.editing import commands
-
     more = {"spellings": spelling or (), "paraphrases": paraphrase or (), "keep": keep or ()}
-    commands.add(
-        model,
-        overlay,
-        commands.given(facts, subject, prompt, target, more),
-        echo=typer.echo,
-        into=into,
-        confirm=lambda: yes or typer.confirm("Write it?"),
-    )
+    _written(model, overlay, (facts, subject, prompt, target, more), yes=yes, into=into)
 
 
 @edit.command()
@@ -78,17 +77,8 @@ def change(
     yes: Yes = False,
 ) -> None:
     """Write facts in the place of what the overlay says to the same prompts."""
-    from vademecum.editing import commands
-
     more = {"spellings": spelling or (), "paraphrases": paraphrase or (), "keep": keep or ()}
-    commands.add(
-        model,
-        overlay,
-        commands.given(facts, subject, prompt, target, more),
-        echo=typer.echo,
-        change=True,
-        confirm=lambda: yes or typer.confirm("Write it?"),
-    )
+    _written(model, overlay, (facts, subject, prompt, target, more), yes=yes, change=True)
 
 
 @edit.command()

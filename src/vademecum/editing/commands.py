@@ -21,8 +21,6 @@ from vademecum.editing.reading import as_it_was, greedy
 Echo = Callable[[str], None]
 #: The name under which the pretrained model of a pinned wheel can be asked for.
 SMOLLM2 = "smollm2"
-#: Where a run keeps its model, and a model's folder its memory.
-FINAL, MEMORY = "final", "memory"
 
 
 def opened(model: str) -> tuple[Any, Any]:
@@ -36,13 +34,15 @@ def opened(model: str) -> tuple[Any, Any]:
     import torch
     import transformers
 
+    from vademecum.training import export
+
     if model == SMOLLM2 and not Path(model).exists():
         from vademecum.data.pretrained import smollm2
 
         folder = smollm2()
     else:
         folder = Path(model)
-        folder = folder / FINAL if (folder / FINAL / "config.json").is_file() else folder
+        folder = folder / export.FOLDER if (folder / export.FOLDER / "config.json").is_file() else folder
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} holds no config.json; give a folder that save_pretrained wrote, tokenizer included, or "
@@ -53,11 +53,11 @@ def opened(model: str) -> tuple[Any, Any]:
     tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     found = library.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     # A run without a memory keeps a folder for it that names none.
-    described = folder / MEMORY / about.DESCRIPTION
+    described = folder / export.MEMORY / about.DESCRIPTION
     if described.is_file() and json.loads(described.read_text(encoding="utf-8")).get("kinds") != []:
         from vademecum.saving import load
 
-        load(found, folder / MEMORY)
+        load(found, folder / export.MEMORY)
     return found.eval(), tokenizer
 
 

@@ -61,7 +61,7 @@ class Rewrites:
     def require_free(self) -> None:
         """Raise ValueError where the bank is being trained, or its rows can only be read."""
         if self._bank.ledger is not None:
-            raise ValueError("the bank is being trained by a row optimizer; close it before rows are edited.")
+            raise ValueError("the bank is being trained by a row optimizer; call its release() before rows are edited.")
         refusal = self._bank.table().refusal
         if refusal:
             raise ValueError(f"rows of this bank cannot be edited: {refusal}")

@@ -103,6 +103,8 @@ def draw(found: Found, titles: Mapping[str, str]) -> Drawing:
                 axis.set_ylim(-0.03, 1.03)
             else:
                 axis.set_yscale("log")
+                axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
         for axis in axes[-4:]:
             axis.set_xlabel("edits in place")
         handles, labels = axes[0].get_legend_handles_labels()

@@ -12,6 +12,8 @@ from vademecum import files, saving, state
 from vademecum.training import run_file
 
 FOLDER = "final"
+#: The memory's folder in it.
+MEMORY = "memory"
 
 
 def export(run: Path, model: PreTrainedModel, *, frozen: bool) -> Path:
@@ -28,7 +30,7 @@ def export(run: Path, model: PreTrainedModel, *, frozen: bool) -> Path:
     def fill(folder: Path) -> None:
         if not frozen:
             plain_host(model).save_pretrained(folder)
-        saving.save(model, folder / "memory")
+        saving.save(model, folder / MEMORY)
         _tokenizer(run).save_pretrained(folder)
         # As the run has it, byte for byte: save_pretrained writes the same tokens in another order.
         (folder / run_file.TOKENIZER).write_bytes((run / run_file.TOKENIZER).read_bytes())
