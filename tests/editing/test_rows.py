@@ -161,3 +161,17 @@ def test_a_run_without_a_memory_is_opened_bare(taught: Any, words: Any, tmp_path
     described = final / "memory" / "memory.json"
     described.write_text(described.read_text("utf-8").replace('"kinds": [', '"kinds": ['), "utf-8")
     opened(str(final))
+
+
+def test_every_layer_of_a_table_per_layer_is_edited_and_given_back(taught: Any, words: Any) -> None:
+    model = copy.deepcopy(taught)
+    vm.attach(model, vm.LaVE())
+    model.eval()
+    banks = memories(model).banks()
+    before = {name: bank.table().gather(torch.arange(bank.rows)).clone() for name, bank in banks.items()}
+    edit = editing.plan(model, FACTS[:1], words, into="rows").apply()
+    assert says(model, words, FACTS[0]) == "Bor"
+    assert len(banks) == 4
+    assert not any(torch.equal(bank.table().gather(torch.arange(bank.rows)), before[n]) for n, bank in banks.items())
+    edit.undo()
+    assert all(torch.equal(bank.table().gather(torch.arange(bank.rows)), before[n]) for n, bank in banks.items())
