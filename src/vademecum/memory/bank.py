@@ -167,13 +167,20 @@ class Bank(Shared):
     def read(self, frame: Frame) -> Tensor | CodedRows:
         """Rows ``[U, M, H, D]`` of the forward's distinct ids; in a compiled graph the table itself.
 
+        Raises:
+            ValueError: as :meth:`at`.
+        """
+        return self.at(frame.addresses(), frame)
+
+    def at(self, lookup: Lookup, frame: Frame) -> Tensor | CodedRows:
+        """Rows ``[U, M, H, D]`` of the distinct addresses in ``lookup``, whatever they were made from.
+
         Compressed rows stay in their codes, unless a gradient will pass by them, or there is but one token, whose row
         is decoded once for all layers.
 
         Raises:
-            ValueError: an id below 0 or past the last row (inside a compiled graph the index itself fails).
+            ValueError: an address below 0 or past the last row (inside a compiled graph the index itself fails).
         """
-        lookup = frame.addresses()
         lookup.require_within(self.rows)
         if self.ledger is not None and torch.is_grad_enabled():
             rows = self._lent(lookup)
