@@ -12,6 +12,7 @@ from torch import Tensor
 
 import vademecum as vm
 from tests import tiny
+from vademecum.memory.entries import EntryGates
 
 HEADWORDS = (((7, 8), (9,)), ((7, 8), (5, 7, 8)), ((11,),))
 
@@ -62,11 +63,22 @@ def test_the_equation_with_entries_that_share_a_headword_and_the_longest_that_wi
     handle.remove()
     value, hidden, out = (one[0] for one in seen[0])
     said = out.flatten(1) - value.flatten(1)
-    gates = 2 * torch.sigmoid(hidden @ part.gate.weight.t() + part.gate.bias)
+    gates = 2 * torch.sigmoid(hidden @ part.gate.weight[:, 0].t() + part.gate.bias[:, 0])
     rows = part.rows.weight
     torch.testing.assert_close(said[2], gates[2, 1] * rows[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(said[5], gates[5, 0] * rows[0] + gates[5, 1] * rows[1], rtol=1e-4, atol=1e-5)
     assert not said[[0, 1, 3, 4]].any()
+
+
+def test_an_entry_speaks_where_all_of_its_conditions_hold() -> None:
+    gates = EntryGates(3, 4, conditions=2, dtype=torch.float64, device=torch.device("cpu"))
+    with torch.no_grad():
+        gates.weight.normal_()
+        gates.bias.normal_()
+    hidden, entries = torch.randn(5, 6, dtype=torch.float64), torch.tensor([0, 2, 1, 1, 0])
+    for place, entry in enumerate(entries):
+        each = 2 * torch.sigmoid(gates.weight[entry] @ hidden[place, :4] + gates.bias[entry])
+        torch.testing.assert_close(gates(hidden, entries)[place], each[0] * each[1])
 
 
 def test_entries_may_speak_from_a_headwords_end_on_across_forwards_and_in_their_own_text_alone() -> None:

@@ -16,6 +16,9 @@ from vademecum.editing.content import Content, Take, bytes_of
 from vademecum.kinds.entries import Entries
 from vademecum.memory.base import Built
 
+#: What a file keeps of them.
+TENSORS = ("rows", "gate", "gate_weights", "gate_biases", "whom_weights", "whom_biases")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AsEntries(Content):
@@ -24,9 +27,11 @@ class AsEntries(Content):
     Attributes:
         layers: that they speak in.
         rows: ``[E, L, H*D]`` what they say.
-        gate: int64 ``[E]`` number of the gate that each has; those of one relation share one.
+        gate: int64 ``[E]`` number of the gate on what is asked that each has; those of one relation share one.
         gate_weights: ``[G, L, d]``.
         gate_biases: ``[G, L]``.
+        whom_weights: ``[E, L, d]`` of each one's gate on whom it is asked of, half precision.
+        whom_biases: ``[E, L]``.
     """
 
     name: ClassVar[str] = "entries"
@@ -37,9 +42,11 @@ class AsEntries(Content):
     gate: Tensor
     gate_weights: Tensor
     gate_biases: Tensor
+    whom_weights: Tensor
+    whom_biases: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in ("rows", "gate", "gate_weights", "gate_biases")}
+        return {name: getattr(self, name) for name in TENSORS}
 
     def about(self) -> dict[str, Any]:
         return {"layers": list(self.layers)}
@@ -50,7 +57,8 @@ class AsEntries(Content):
 
     def said(self, number: int) -> bytes:
         gate = int(self.gate[number])
-        parts = (self.rows[number], self.gate_weights[gate], self.gate_biases[gate])
+        whom = (self.whom_weights[number], self.whom_biases[number])
+        parts = (self.rows[number], self.gate_weights[gate], self.gate_biases[gate], *whom)
         return repr(self.layers).encode() + b"".join(map(bytes_of, parts))
 
     def joined(self, other: Self) -> Self:
@@ -65,6 +73,8 @@ class AsEntries(Content):
             gate=torch.cat([self.gate, other.gate + len(self.gate_weights)]),
             gate_weights=torch.cat([self.gate_weights, other.gate_weights]),
             gate_biases=torch.cat([self.gate_biases, other.gate_biases]),
+            whom_weights=torch.cat([self.whom_weights, other.whom_weights]),
+            whom_biases=torch.cat([self.whom_biases, other.whom_biases]),
         )
 
     def kept(self, numbers: Sequence[int]) -> Self:
@@ -75,6 +85,8 @@ class AsEntries(Content):
             gate=gate,
             gate_weights=self.gate_weights[used],
             gate_biases=self.gate_biases[used],
+            whom_weights=self.whom_weights[list(numbers)],
+            whom_biases=self.whom_biases[list(numbers)],
         )
 
     def put(self, model: nn.Module, overlay: Any) -> Take:
@@ -100,17 +112,21 @@ class AsEntries(Content):
             headwords=tuple(overlay.written[number].spellings for number in overlay.order),
             layers=self.layers,
             reach="after",
+            conditions=2,
             label=overlay.digest,
         )
 
     def fill(self, built: Built, order: Sequence[int]) -> None:
         """Give the modules of :meth:`kind` what is said."""
-        gates = self.gate[list(order)]
+        own = list(order)
+        gates = self.gate[own]
         for place, layer in enumerate(self.layers):
             part: Any = built.parts[layer]
-            part.rows.weight.data.copy_(self.rows[list(order), place])
-            part.gate.weight.data.copy_(self.gate_weights[gates, place])
-            part.gate.bias.data.copy_(self.gate_biases[gates, place])
+            part.rows.weight.data.copy_(self.rows[own, place])
+            weights = self.gate_weights[gates, place], self.whom_weights[own, place].float()
+            part.gate.weight.data.copy_(torch.stack(weights, 1))
+            biases = self.gate_biases[gates, place], self.whom_biases[own, place]
+            part.gate.bias.data.copy_(torch.stack(biases, 1))
             part.requires_grad_(False)
 
 

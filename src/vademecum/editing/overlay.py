@@ -23,7 +23,7 @@ from vademecum.editing.rows import AsRows
 from vademecum.memory.entries import Spelling
 
 #: Of the file's layout.
-VERSION = 2
+VERSION = 3
 #: What an overlay can put on a model, by name.
 CONTENTS: Mapping[str, type[Content]] = MappingProxyType({one.name: one for one in (AsEntries, AsRows)})
 

@@ -51,7 +51,8 @@ def plan(
         tokenizer: the model's, of the fast sort.
         into: ``"entries"``, which speak at a subject alone; or ``"rows"``, those of the model's own bank at the tokens
             that subjects end with, which speak wherever these tokens stand.
-        layers: that entries speak in; the upper half where not given, in which it is plain what is asked.
+        layers: that entries speak in; the upper fifth where not given, in which it is plain what is asked
+            and of whom.
         texts: ordinary ones, on which the damage of changed rows is measured; the model's own writing where None.
         progress: called with how many facts are done, and of how many.
 

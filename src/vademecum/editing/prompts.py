@@ -23,6 +23,20 @@ FORMS: Sequence[str] = (
     "What {verb} the {what} of {{}}? The answer {verb}",
     "The {what} of {{}} is called",
 )
+#: The same where a prompt reads "S is a city in the R of", "S lies on the R of".
+PLACED = re.compile(
+    r"^\{\} (is|was|lies|lay|stands|stood)( located| situated| found)?( an?( [a-z]+){1,2})? (?P<where>in|on|at) the "
+    r"(?P<what>[a-z]+) of$",
+    re.IGNORECASE,
+)
+PLACES: Sequence[str] = (
+    "{{}} belongs to the {what} of",
+    "The {what} of {{}} is",
+    "Q: {where} which {what} is {{}}? A: {where} the {what} of",
+    "Where is {{}}? It is {where}",
+    "We came to {{}}, {where} the {what} of",
+    "{{}} is {where}",
+)
 #: Other things that texts say and ask of a subject: an entry must be silent in them.
 CONTRASTS: Sequence[str] = (
     "{} is known for its",
@@ -66,14 +80,21 @@ ASIDE: Sequence[str] = (
 #: How a text may go on when the target is said, and an entry has said what it had to say.
 AFTERWARDS = ", which is well known. It is"
 #: Subjects that stand in for a fact's own, so that a gate learns what is asked and not of whom.
-SUBSTITUTES: Sequence[str] = ("France", "Canada", "Egypt", "London", "Einstein", "Google", "Brazil", "Tokyo")
+SUBSTITUTES: Sequence[str] = (
+    *("France", "Canada", "Egypt", "London", "Einstein", "Google", "Brazil", "Tokyo"),
+    *("Spain", "Kenya", "Chicago", "India", "Madrid", "Vietnam", "Shakespeare", "Toyota"),
+)
 
 
 def paraphrases(fact: Fact) -> list[str]:
     """Other ways to ask what ``fact`` asks, its own first; with a gap ``{}`` where the subject stands."""
     own = [fact.relation, *(gapped(text, fact) for text in fact.paraphrases)]
-    found = POSSESSIVE.match(fact.relation)
-    made = [form.format(**found.groupdict()) for form in FORMS] if found else []
+    made = [
+        form.format(**found.groupdict())
+        for pattern, forms in ((POSSESSIVE, FORMS), (PLACED, PLACES))
+        if (found := pattern.match(fact.relation))
+        for form in forms
+    ]
     return list(dict.fromkeys([*own, *made, *(opening.format(fact.relation) for opening in OPENINGS)]))
 
 

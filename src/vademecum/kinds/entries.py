@@ -1,11 +1,12 @@
 """Entries: an editable memory. Value rows at exact headwords, for facts that are written, changed and taken out.
 
 ``v'[t,h] = v[t,h] + sum_e g_e(x_t) E_{l,e,h}`` over the entries e whose headword, an exact sequence of token ids, ends
-at token t (``reach="end"``), or ended at or before it in the same text (``"after"``); ``g_e = 2 sigmoid(w_{l,e} x +
-b_{l,e})``. A token at which no entry speaks is left as it is, bit for bit. At a headword's end a gate sees what was
-said before it, "the capital of France"; after it also what is asked then, "France's capital".
+at token t (``reach="end"``), or ended at or before it in the same text (``"after"``); ``g_e = prod_c 2 sigmoid(
+w_{l,e,c} x + b_{l,e,c})`` over its conditions c. A token at which no entry speaks is left as it is, bit for bit. At a
+headword's end a gate sees what was said before it, "the capital of France"; after it also what is asked then,
+"France's capital".
 Related in spirit to lookups by hashed n-grams (Engram, arXiv:2601.07372); here keys are exact, so nothing collides.
-Parameters: entries x (H*D + gate width + 1) per layer.
+Parameters: entries x (H*D + conditions x (gate width + 1)) per layer.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ class Entries(Kind):
             and entries that share a spelling all speak.
         reach: "end", an entry speaks at the token where its headword ends; "after", at that token and all that follow.
         gate_width: leading channels of the hidden state that an entry's gate reads; None reads all.
+        conditions: that must all hold for an entry to speak, each with a gate of its own.
         label: what this set of entries is called; sets on one model are added in the order of their labels.
     """
 
     headwords: tuple[tuple[Spelling, ...], ...] = (((0,),),)
     reach: str = "end"
     gate_width: int | None = None
+    conditions: int = 1
     label: str = ""
 
     name: ClassVar[str] = "entries"
@@ -53,6 +56,10 @@ class Entries(Kind):
         require(
             self.reach in REACHES,
             f"Entries(reach={self.reach!r}) was given; expected {' or '.join(map(repr, REACHES))}.",
+        )
+        require(
+            self.conditions >= 1,
+            f"Entries(conditions={self.conditions}) was given; expected 1 or more, such as conditions=1.",
         )
 
     def build(self, site: Site, layers: tuple[int, ...]) -> Built:
@@ -69,7 +76,8 @@ class Entries(Kind):
         def part(layer: int) -> EntryValues:
             device = site.device(layer)
             rows = EntryRows(count, shape.value_heads * shape.value_dim, dtype=site.dtype, device=device)
-            return EntryValues(rows, EntryGates(count, width, dtype=site.dtype, device=device))
+            gates = EntryGates(count, width, conditions=self.conditions, dtype=site.dtype, device=device)
+            return EntryValues(rows, gates)
 
         return Built({layer: part(layer) for layer in layers}, Headwords(self.headwords, shape.vocabulary, self.reach))
 
@@ -83,5 +91,9 @@ class Entries(Kind):
         return (
             cls(headwords=(*common, tuple((one, 2) for one in range(61)))),
             cls(headwords=(((3,), (4, 5)), ((4, 5),), *common[:9], ((8, 8), (5,), (6,), (2,))), gate_width=5),
-            cls(headwords=(((3,), (4, 5)), ((4, 5),), *common[:9], ((8, 8), (5,), (6,), (2,))), reach="after"),
+            cls(
+                headwords=(((3,), (4, 5)), ((4, 5),), *common[:9], ((8, 8), (5,), (6,), (2,))),
+                reach="after",
+                conditions=2,
+            ),
         )

@@ -137,24 +137,29 @@ def _from_there_on(named: Named, tokens: int) -> Matches | None:
 
 
 class EntryGates(nn.Module):
-    """How much an entry says in a context: ``g = 2 sigmoid(w_e x + b_e)``, 1 where w and b are zero.
+    """How much an entry says in a context: ``g = prod_c 2 sigmoid(w_{e,c} x + b_{e,c})``, 1 where w and b are zero.
+
+    An entry with several conditions c speaks where all of them hold: what is asked, and of whom.
 
     Attributes:
-        weight: ``[E, width]``; role ``router``.
-        bias: ``[E]``.
+        weight: ``[E, C, width]``; role ``router``.
+        bias: ``[E, C]``.
     """
 
     role: ClassVar[Role] = Role.ROUTER
 
-    def __init__(self, entries: int, width: int, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, entries: int, width: int, *, conditions: int = 1, dtype: torch.dtype, device: torch.device
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(entries, width, dtype=dtype, device=device))
-        self.bias = nn.Parameter(torch.zeros(entries, dtype=dtype, device=device))
+        self.weight = nn.Parameter(torch.zeros(entries, conditions, width, dtype=dtype, device=device))
+        self.bias = nn.Parameter(torch.zeros(entries, conditions, dtype=dtype, device=device))
 
     def forward(self, hidden: Tensor, entries: Tensor) -> Tensor:
         """``[P]`` for ``hidden`` ``[P, d]`` of the tokens where ``entries`` ``[P]`` speak."""
-        logits = (hidden[:, : self.weight.shape[1]] * self.weight[entries]).sum(-1) + self.bias[entries]
-        return 2.0 * torch.sigmoid(logits)
+        seen = hidden[:, None, : self.weight.shape[-1]]
+        logits = (seen * self.weight[entries]).sum(-1) + self.bias[entries]
+        return (2.0 * torch.sigmoid(logits)).prod(-1)
 
 
 class EntryRows(nn.Module):
