@@ -21,7 +21,7 @@ from vademecum.lookup import IDS_KEYWORD, KEYWORD, Frame, Lookup
 from vademecum.memory.bank import TENSOR, Bank
 from vademecum.memory.base import Cost, Kind, Part, Shared
 from vademecum.memory.placing import Scratch
-from vademecum.memory.sites import WRAPPERS, SiteWrapper, thread
+from vademecum.memory.sites import WRAPPERS, SiteModule, SiteWrapper, thread
 from vademecum.naming import LoadedNames, SavedNames
 from vademecum.ops import specified
 from vademecum.ops.mix.decode import FEW
@@ -34,7 +34,7 @@ ROOT = "vademecum"
 class Wires:
     """Hook of one layer's attention module: takes the frame off the keywords and gives it to the layer's sites."""
 
-    def __init__(self, layer: int, sites: tuple[SiteWrapper, ...]) -> None:
+    def __init__(self, layer: int, sites: tuple[SiteModule, ...]) -> None:
         self.layer, self.sites = layer, sites
 
     def take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -74,7 +74,7 @@ class Memories(nn.Module):
         self.listeners: list[Listener] = []
         # A tuple hides the modules in it from nn.Module: a host is not part of its own memory.
         self._host = (host,)
-        self._sites: tuple[tuple[str, int, SiteWrapper], ...] = ()
+        self._sites: tuple[tuple[str, int, SiteModule], ...] = ()
         self._parts: tuple[Part, ...] = ()
         self._handles: list[Any] = []
 
@@ -83,8 +83,8 @@ class Memories(nn.Module):
         """The host seen through its family's names."""
         return self._host[0]
 
-    def sites(self) -> Iterator[tuple[str, int, SiteWrapper]]:
-        """``(site name, layer, wrapper)`` of every wrapped module."""
+    def sites(self) -> Iterator[tuple[str, int, SiteModule]]:
+        """``(site name, layer, what stands there)`` of every site that has parts."""
         return iter(self._sites)
 
     def parts(self) -> Iterator[tuple[str, int, Part]]:
@@ -154,8 +154,8 @@ class Memories(nn.Module):
         # First noted, then put in place: what is interrupted in between can be taken off again.
         self._sites = tuple(placed)
         self._parts = tuple(part for _, _, part in self.parts())
-        for site, layer, wrapper in placed:
-            self.host.layers[layer].set_submodule(self.host.path(site), wrapper)
+        for _, _, wrapper in placed:
+            wrapper.stand(self.host)
         if placed:
             self._hook()
         self.host.model.add_module(ROOT, self)
@@ -163,7 +163,7 @@ class Memories(nn.Module):
     def _hook(self) -> None:
         model, base, handles = self.host.model, self.host.base, self._handles
         paths = {id(module): path for path, module in model.named_modules()}
-        wrappers = {paths[id(wrapper)]: wrapper for _, _, wrapper in self._sites}
+        wrappers = {paths[id(site)]: site for _, _, site in self._sites if isinstance(site, SiteWrapper)}
         handles.append(model.register_state_dict_post_hook(SavedNames(wrappers)))  # type: ignore[no-untyped-call]
         handles.append(model.register_load_state_dict_pre_hook(LoadedNames(wrappers)))  # type: ignore[no-untyped-call]
         if model is not base:
@@ -174,14 +174,16 @@ class Memories(nn.Module):
         for layer in range(self.shape.layers):
             wires = Wires(layer, tuple(wrapper for _, at, wrapper in self._sites if at == layer))
             handles.append(self.host.attention(layer).register_forward_pre_hook(wires.take, with_kwargs=True))
+        for _, _, site in self._sites:
+            handles.extend(site.hooks(self.host))
 
     def remove(self) -> None:
         """Put the host's own modules back and take the hooks off."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for site, layer, wrapper in self._sites:
-            self.host.layers[layer].set_submodule(self.host.path(site), wrapper.original())
+        for _, _, wrapper in self._sites:
+            wrapper.leave()
         if getattr(self.host.model, ROOT, None) is self:
             delattr(self.host.model, ROOT)
 
@@ -265,7 +267,7 @@ class Memories(nn.Module):
         if not torch.compiler.is_compiling():
             return Lookup.of(ids)
         # A compiled graph reads tables whole, and keeps its shapes; what lies in a store is ordered outside of it.
-        resident = all(bank.weight is not None and bank.ledger is None for bank in self.banks().values())
+        resident = all(bank.resident for bank in self.banks().values() if bank.by_token)
         return Lookup.of_table(ids) if resident else _ordered(ids)
 
     def close_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

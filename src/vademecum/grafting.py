@@ -16,7 +16,7 @@ from vademecum import hosts
 from vademecum.attached import ROOT, Memories
 from vademecum.memory.bank import Bank
 from vademecum.memory.base import Built, Kind, Part, Shared, chosen_layers
-from vademecum.surgery import keys_of, memories, require_free, site_of
+from vademecum.surgery import keys_of, memories, put, site_of
 
 #: A kind on a model, and the modules that were made for it.
 Made = tuple[Kind, Built]
@@ -99,9 +99,7 @@ def _replace(model: nn.Module, host: hosts.Host, old: Memories | None, made: Seq
     shared: dict[str, Shared] = {}
     for key, (_, built) in zip(keys, made, strict=True):
         for layer, part in built.parts.items():
-            here = parts.setdefault((layer, part.site), {})
-            require_free(here, key, part, layer)
-            here[key] = part
+            put(parts, key, layer, part)
         if built.shared is not None:
             shared[key] = built.shared
     if old is not None and old.listeners:

@@ -10,20 +10,9 @@ from transformers.activations import ACT2FN
 
 from vademecum.experts.dispatch import Dispatch, Local
 from vademecum.experts.routes import Routes
-from vademecum.hosts import FeedForwardNames
+from vademecum.hosts import FeedForwardNames, input_output
 from vademecum.memory.base import Role
 from vademecum.ops.experts import Networks
-
-
-def input_output(linear: nn.Module) -> Tensor:
-    """The weight of a linear map as ``[in, out]``, whether ``nn.Linear`` or Transformers' ``Conv1D``."""
-    weight: Tensor = linear.weight  # type: ignore[assignment]
-    return weight.t() if isinstance(linear, nn.Linear) else weight
-
-
-def host_width(feed_forward: nn.Module, names: FeedForwardNames) -> int:
-    """Hidden width of a dense host feed-forward."""
-    return input_output(feed_forward.get_submodule(names.down)).shape[0]
 
 
 def biased(feed_forward: nn.Module, names: FeedForwardNames) -> bool:
