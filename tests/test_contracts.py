@@ -228,7 +228,7 @@ def test_every_row_that_was_read_gets_a_gradient_and_no_other(name: str, kinds: 
     with reads() as found:
         loss = model(input_ids=ids, labels=ids).loss
     loss.backward()
-    assert found.keys() == {m for m in vm.memories(model).modules() if isinstance(m, Bank)}
+    assert found.keys() == set(vm.memories(model).banks().values())
     for bank, lookups in found.items():
         rows = rows_by_token(lookups, *ids.shape)
         read = torch.zeros(bank.rows, dtype=torch.bool)
@@ -270,8 +270,8 @@ def test_declared_parameters_and_flops_are_the_counted_ones(name: str, kinds: tu
         return counter.get_total_flops() / ids.numel()
 
     def weights(module: torch.nn.Module) -> tuple[int, int]:
-        sizes = [(p.numel(), 2 * p.numel() if p.dim() >= 2 else 0) for p in module.parameters()]
-        return sum(one for one, _ in sizes), sum(one for _, one in sizes)
+        sizes = {name: p.numel() for name, p in module.named_parameters()}
+        return sum(sizes.values()), sum(2 * one for name, one in sizes.items() if name.endswith("weight"))
 
     bare, params = flops(), sum(p.numel() for p in model.parameters())
     vm.attach(model, *kinds)

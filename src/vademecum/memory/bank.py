@@ -289,8 +289,8 @@ class Bank(Shared):
             shape = (piece.stop - piece.start, *self.row_shape)
             rows = torch.empty(shape, dtype=self.dtype).normal_(std=self.std)
             if self._around is not None:
-                around = self._around(torch.arange(piece.start, piece.stop)).detach().cpu()
-                rows = (around.view(shape).float() + rows.float()).to(self.dtype) if self.std else around.view(shape)
+                around = self._around(torch.arange(piece.start, piece.stop)).detach().cpu().reshape(shape)
+                rows = around.float() + rows.float() if self.std else around
             yield rows.to(self.dtype)
 
 
