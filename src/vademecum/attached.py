@@ -60,7 +60,7 @@ class Memories(nn.Module):
         shared: by key, what a kind owns once for all layers.
         muted: whether value memories contribute nothing (``vademecum.surgery.knocked_out``).
         listeners: who is listening (``vm.record``).
-        scratch: folder of the banks' files where the caller named none; it goes with this object.
+        scratch: folders of the banks' files where the caller named none; they go with this object.
     """
 
     def __init__(self, host: Host, kinds: Mapping[str, Kind], shared: Mapping[str, Shared]) -> None:
@@ -70,7 +70,7 @@ class Memories(nn.Module):
         self.shared = nn.ModuleDict(shared)
         self._looks_back = max((one.looks_back for one in shared.values()), default=0)
         self.muted = False
-        self.scratch: Scratch | None = None
+        self.scratch: tuple[Scratch, ...] = ()
         self.listeners: list[Listener] = []
         # A tuple hides the modules in it from nn.Module: a host is not part of its own memory.
         self._host = (host,)

@@ -85,9 +85,15 @@ class Lookup:
         """
         flat = ids.reshape(-1)
         if torch.compiler.is_compiling() or flat.numel() == 1:
-            return Lookup(ids, flat, torch.arange(flat.numel(), device=flat.device))._ready()
+            return Lookup.of_each(ids)
         unique, inverse = torch.unique(flat, return_inverse=True)
         return Lookup(ids, unique, inverse)
+
+    @staticmethod
+    def of_each(ids: Tensor) -> Lookup:
+        """Every position of ``ids`` ``[B, T]`` has a row of its own."""
+        flat = ids.reshape(-1)
+        return Lookup(ids, flat, torch.arange(flat.numel(), device=flat.device))._ready()
 
     def bags(self, slots: int, heads: int) -> Tensor:
         """``[B*T*H, M]``: for token n and head h, the rows of a table ``[U*M*H, D]`` that hold its M slots.

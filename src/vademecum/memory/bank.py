@@ -128,6 +128,10 @@ class Bank(Shared):
             return self.weight.nbytes
         return self.rows * self.slots * self.heads * self.dim * self.dtype.itemsize
 
+    def begin_as(self, rows: Callable[[Tensor], Tensor]) -> None:
+        """Let the table start as ``rows`` says, instead of as it was described; before it is placed."""
+        self._around, self.std = rows, 0.0
+
     def place(self, where: str, file: Path, cap: int) -> None:
         """Make the table and give its rows their start.
 
@@ -190,6 +194,11 @@ class Bank(Shared):
             return self.store
         assert self.weight is not None, "a bank is placed before it is used"
         return Ram(self.weight, place="device")
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """``[n, *row_shape]`` of ``rows`` ``[n]``, outside of any forward."""
+        table = self.table()
+        return table.gather(rows.to(self.weight.device) if self.weight is not None else rows.cpu())
 
     def beside(self, name: str, row_shape: tuple[int, ...]) -> Store:
         """Another table of fp32 zeros, of as many rows, where the bank's rows are: an optimizer's state."""
