@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vademecum.kinds.memory_attention import MemoryAttention as MemoryAttention
     from vademecum.kinds.moe import MoE as MoE
     from vademecum.kinds.move import MoVE as MoVE
+    from vademecum.kinds.ngram import NGram as NGram
     from vademecum.kinds.none import NoMemory as NoMemory
     from vademecum.kinds.token_ffn import TokenFFN as TokenFFN
     from vademecum.memory.base import every as every
