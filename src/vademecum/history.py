@@ -90,7 +90,8 @@ def carried(kept: Any | None, texts: int, back: Mapping[str, int]) -> dict[str, 
     length = 0 if kept is None else int(kept.get_seq_length())
     if length == 0:
         return {}
-    reached, left = getattr(kept, _LEFT, None) or (0, {})
+    noted: tuple[int, dict[str, Tensor]] = getattr(kept, _LEFT, None) or (0, {})
+    reached, left = noted
     found: dict[str, Tensor] = {}
     for key, count in back.items():
         steps = left.get(key)

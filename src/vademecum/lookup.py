@@ -231,7 +231,7 @@ class Frame:
         return self.lookup
 
     def carry(self, key: str, steps: Tensor, back: int) -> Tensor:
-        """A layer's steps ``[B, n + T, ...]``: its ``steps`` of this forward and, as far as there were, ``back`` before.
+        """A layer's steps ``[B, n + T, ...]``: its ``steps`` of this forward and, as far as known, ``back`` before.
 
         They are left for a later forward, on the cache that stands for these tokens.
         """

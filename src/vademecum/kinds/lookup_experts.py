@@ -25,7 +25,7 @@ from torch import nn
 from vademecum.experts.lookup import EmbeddingExperts, TabulatedExperts, TokenMixture
 from vademecum.experts.mlp import Experts
 from vademecum.memory.bank import Bank
-from vademecum.memory.base import Built, Kind, Need, Site, require, require_not_negative
+from vademecum.memory.base import Built, Kind, Site, require, require_not_negative
 from vademecum.memory.gates import SoftmaxGates
 
 

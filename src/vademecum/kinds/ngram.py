@@ -7,7 +7,8 @@ alike, are hashed by several heads into tables of a prime number of rows each; t
     h' = h + u + SiLU( conv( RMSNorm(u) ) )
 
 before the layer, with a causal convolution of each channel (width 4, N tokens apart) that starts at zero. The signed
-root is in the published demonstration and not in the paper's formula: ``signed_root=False`` leaves it out. Tables start
+root is in the published demonstration and not in the paper's formula: ``signed_root=False`` leaves it out. Its slope
+near 0 is steep (500 at |s| = 1e-6, below which it counts as that), so rounding shows in gradients there. Tables start
 at zero, so a pretrained host is left as it was. Parameters: per layer about rows x width (the heads share the width)
 and 2 d x width. Most is gained early: the paper's best single layer is the second. Use it for what a fixed phrase
 brings to mind, so that layers need not compute it.
@@ -89,7 +90,9 @@ class NGram(Kind):
             try:
                 spelling.unpack(self.compress)
             except ValueError as error:
-                raise ValueError(f"NGram(compress=...) was given a text of {len(self.compress)} signs: {error}.") from error
+                raise ValueError(
+                    f"NGram(compress=...) was given a text of {len(self.compress)} signs: {error}."
+                ) from error
 
     def build(self, site: Site, layers: tuple[int, ...]) -> Built:
         vocabulary, count = site.shape.vocabulary, (self.orders - 1) * self.heads
@@ -124,7 +127,8 @@ class NGram(Kind):
         return torch.cat([ids, int(ids.max()) + 1 + torch.arange(more)])
 
     def _part(self, site: Site, layer: int, primes: list[int], ids: Tensor) -> NGramMemory:
-        hidden, made = site.shape.hidden, {"dtype": site.dtype, "device": site.device(layer)}
+        hidden = site.shape.hidden
+        made: dict[str, Any] = {"dtype": site.dtype, "device": site.device(layer)}
         count = len(primes)
         dim = (self.width or hidden + -hidden % count) // count
         hashes = Hashes(primes, ids, orders=self.orders, seed=f"{self.seed}:{layer}", device=made["device"])
@@ -150,7 +154,7 @@ class NGram(Kind):
     def examples(cls) -> tuple[Self, ...]:
         alike = spelling.pack([one // 2 for one in range(40)])
         return (
-            cls(layers="all", heads=2, width=16, compress=alike),
-            cls(orders=2, heads=3, rows=100, kernel=0, signed_root=False, bank_std=0.1),
+            cls(layers="all", heads=2, width=16, signed_root=False, compress=alike),
+            cls(orders=2, heads=3, rows=100, kernel=0, bank_std=0.1),
             cls(layers=(0,), orders=4, heads=1, width=6, kernel=2),
         )

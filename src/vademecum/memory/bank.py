@@ -94,12 +94,10 @@ class Bank(Shared):
         values: bool = False,
         start: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """Describe a table.
+        """Describe a table whose rows start around what ``start`` says, with standard deviation ``std``.
 
-        Args:
-            std: standard deviation of its rows at the start.
-            start: what they start around, ``[n, M, H*D]`` for rows ``[n]`` of the table; zeros where not given. It is
-                asked once, when the table is placed, a slice at a time.
+        ``start`` gives ``[n, M, H*D]`` for rows ``[n]`` of the table, zeros where it is None. It is asked once, when
+        the table is placed, a slice at a time.
         """
         super().__init__()
         self.rows, self.slots, self.heads, self.dim = rows, slots, heads, dim
@@ -296,10 +294,11 @@ class Bank(Shared):
         # Drawn on the CPU wherever the rows live, so that they start the same.
         for piece in table.slices():
             shape = (piece.stop - piece.start, *self.row_shape)
-            rows = torch.empty(shape, dtype=self.dtype).normal_(std=self.std)
+            rows = torch.empty(shape, dtype=self.dtype).normal_(std=self.std) if self.std else None
             if self._around is not None:
                 around = self._around(torch.arange(piece.start, piece.stop)).detach().cpu().reshape(shape)
-                rows = around.float() + rows.float() if self.std else around
+                rows = around if rows is None else around.float() + rows.float()
+            assert rows is not None
             yield rows.to(self.dtype)
 
 

@@ -44,9 +44,7 @@ class Hashes(nn.Module):
     offsets: Tensor
     ids: Tensor
 
-    def __init__(
-        self, primes: Sequence[int], ids: Tensor, *, orders: int, seed: str, device: torch.device
-    ) -> None:
+    def __init__(self, primes: Sequence[int], ids: Tensor, *, orders: int, seed: str, device: torch.device) -> None:
         """Make hashes whose multipliers follow from ``seed`` alone."""
         super().__init__()
         self.orders, self.heads = orders, len(primes) // (orders - 1)
@@ -67,7 +65,7 @@ class Hashes(nn.Module):
             self.register_buffer(name, value.to(device), persistent=False)
 
     def forward(self, known: Tensor, tokens: int) -> Tensor:
-        """``[B, tokens, R]`` rows of the last ``tokens`` of ``known`` ``[B, n + tokens]``, -1 where there is no token."""
+        """``[B, tokens, R]`` rows of the last ``tokens`` of ``known`` ``[B, n + tokens]``, -1 where is no token."""
         mixed = self._mixed(known.to(self.ids.device))[:, :, known.shape[1] - tokens :]
         # [N - 1, B, T] -> [B, T, N - 1, heads]
         at = mixed.permute(1, 2, 0).unsqueeze(-1) % self.primes.view(self.orders - 1, self.heads)

@@ -13,7 +13,7 @@ from vademecum.lookup import Frame
 from vademecum.memory.bank import Bank, rows_at
 from vademecum.memory.base import Cost, ResidualPart, Role, dense_cost
 from vademecum.memory.hashing import Hashes
-from vademecum.memory.tables import Scale, normalised
+from vademecum.memory.tables import normalised
 
 #: Below this the signed root of a score is taken as if it were this.
 LEAST = 1e-6
@@ -30,9 +30,10 @@ class Projections(nn.Module):
 
     def __init__(self, hidden: int, width: int, *, std: float, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
-        for name in ("key", "value"):
-            weight = torch.empty(hidden, width, dtype=dtype, device=device)
-            self.register_parameter(name, nn.Parameter(nn.init.normal_(weight, std=std)))
+        self.key, self.value = (
+            nn.Parameter(nn.init.normal_(torch.empty(hidden, width, dtype=dtype, device=device), std=std))
+            for _ in range(2)
+        )
 
 
 class Convolution(nn.Module):
@@ -112,6 +113,7 @@ class NGramMemory(ResidualPart):
 
     def _gate(self, key: Tensor, hidden: Tensor) -> Tensor:
         """``[B, T, 1]``, in (0, 1)."""
+        score: Tensor
         query = self.norms["query"](normalised(hidden))
         score = (self.norms["key"](normalised(key)) * query).sum(-1, keepdim=True) / math.sqrt(hidden.shape[-1])
         if self.signed_root:

@@ -27,8 +27,8 @@ class Scale(nn.Module):
 
 
 def normalised(given: Tensor, eps: float = 1e-6) -> Tensor:
-    """``given`` over the root of its mean square along the last dimension, computed in fp32."""
-    wide = given.float()
+    """``given`` over the root of its mean square along the last dimension, computed in fp32 or wider."""
+    wide = given if given.dtype == torch.float64 else given.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(given.dtype)
 
 
