@@ -51,7 +51,7 @@ def kernels() -> Any:
 
 
 def _run(loop: Any, count: int, work: int, *arrays: Any, reads: Any = None) -> None:
-    """Run ``loop`` over ``count`` items in chunks: of as many items each, or of as many ``reads`` (their running sum)."""
+    """Run ``loop`` over ``count`` items in even chunks, or in chunks with as many ``reads`` (given as running sum)."""
     threads = torch.get_num_threads() if work > SMALL else 1
     chunks = CHUNKS * threads if threads > 1 else 1
     bounds = kernels().even_bounds(count, chunks) if reads is None else kernels().read_bounds(reads, chunks)

@@ -1,7 +1,7 @@
 """Loops of the CPU path, compiled by Numba when they are first called (and kept on disk for the next process).
 
-Shapes: N tokens, K places each, U rows, D their width. A call does one chunk of the work, tokens or rows, and chunks own
-what they write, so the result does not depend on who runs which. bf16 arrays come as uint16.
+Shapes: N tokens, K places each, U rows, D their width. A call does one chunk of the work, tokens or rows, and chunks
+own what they write, so the result does not depend on who runs which. bf16 arrays come as uint16.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def read_bounds(offsets: Index, chunks: int) -> Index:
     return np.concatenate([[0], inside, [len(ends)]]).astype(np.int64)
 
 
-@njit(**_OPTIONS)
+@njit(cache=True, nogil=True)
 def ordered(places: Index, offsets: Index, order: Index) -> None:
     """Sort reads by their row, those of one row in their order: counted, then put in place.
 
