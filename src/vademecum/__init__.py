@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vademecum.kinds.moe import MoE as MoE
     from vademecum.kinds.move import MoVE as MoVE
     from vademecum.kinds.none import NoMemory as NoMemory
+    from vademecum.kinds.peer import PEER as PEER
+    from vademecum.kinds.product_key import ProductKey as ProductKey
     from vademecum.memory.base import every as every
     from vademecum.roles import param_groups as param_groups
     from vademecum.rows import RowOptimizer as RowOptimizer

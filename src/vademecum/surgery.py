@@ -208,7 +208,7 @@ def prefetch(model: nn.Module, ids: Tensor) -> None:
     """
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
         raise ValueError(f"prefetch was given {type(ids).__name__}; expected a tensor of token ids.")
-    banks = [bank for bank in memories(model).banks().values() if bank.store is not None]
+    banks = [bank for bank in memories(model).banks().values() if bank.by_ids and bank.store is not None]
     if not banks or not ids.numel():
         return
     wanted = torch.unique(ids.cpu().long())
@@ -224,7 +224,10 @@ def prefetch(model: nn.Module, ids: Tensor) -> None:
 
 @contextmanager
 def knocked_out(model: nn.Module) -> Iterator[None]:
-    """Within the block, memories that add to a stream contribute nothing; experts stay, since nothing is left else."""
+    """Within the block, memories contribute nothing; experts stay, since nothing is left else.
+
+    A memory that took a feed-forward's place is silent too, and that layer then has neither.
+    """
     root = memories(model)
     before, root.muted = root.muted, True
     try:

@@ -132,7 +132,7 @@ def banks_of(model: nn.Module) -> dict[str, Bank]:
     root = getattr(model, ROOT, None)
     if not isinstance(root, Memories):
         return {}
-    return {name: bank for name, bank in root.banks().items() if bank.rows == root.shape.vocabulary}
+    return {name: bank for name, bank in root.banks().items() if bank.by_ids and bank.rows == root.shape.vocabulary}
 
 
 def key_of(bank: str, number: int) -> str:

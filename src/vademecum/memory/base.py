@@ -46,16 +46,21 @@ def every(step: int) -> Every:
 
 
 def chosen_layers(layers: Layers, count: int, kind: str) -> tuple[int, ...]:
-    """Layer numbers that a rule picks from a host with ``count`` layers; negative numbers count from the end."""
+    """Layer numbers that a rule picks from a host with ``count`` layers; negative numbers count from the end.
+
+    ``"middle"`` is the one layer with as many before it as after it, or one more.
+    """
     if isinstance(layers, Every):
         return tuple(i for i in range(count) if (count - 1 - i) % layers.step == 0)
     if layers == "all":
         return tuple(range(count))
+    if layers == "middle":
+        return (count // 2,)
     if isinstance(layers, int):
         layers = (layers,)
     if isinstance(layers, str) or not layers:
         raise ValueError(
-            f"{kind}(layers={layers!r}) was given; expected 'all', a list of layer numbers or every(n), "
+            f"{kind}(layers={layers!r}) was given; expected 'all', 'middle', a list of layer numbers or every(n), "
             f"for instance layers=[0, {count - 1}]."
         )
     wrong = [i for i in layers if not -count <= i < count]
@@ -106,7 +111,7 @@ class Part(nn.Module, ABC):
     """
 
     site: ClassVar[str]
-    exclusive: ClassVar[bool] = False
+    exclusive: bool = False
     key: str = ""
     kind_key: str = ""
 
