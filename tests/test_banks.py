@@ -18,7 +18,15 @@ from vademecum.memory.base import Kind
 from vademecum.stores import placement
 from vademecum.stores.disk import Disk
 
-KINDS: dict[str, tuple[Kind, ...]] = {"move": (vm.MoVE(slots=3),), "lave": (vm.LaVE(),), "both": (vm.MoVE(), vm.LaVE())}
+KINDS: dict[str, tuple[Kind, ...]] = {
+    "move": (vm.MoVE(slots=3),),
+    "lave": (vm.LaVE(),),
+    "both": (vm.MoVE(), vm.LaVE()),
+    "values": (vm.BankOfValues(layers=[0]), vm.MemoryAttention(layers=[1])),
+    "feed forward": (vm.TokenFFN(layers=[0]), vm.TokenFFN(mode="multiply", layers=[1])),
+    "tabulated": (vm.LookupExperts(experts=2, tabulated=True),),
+    "ngram": (vm.NGram(layers="all", heads=2, width=16),),
+}
 PLACES = ("device", "ram", "disk")
 every_kind = pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from transformers import StaticCache
 
 import vademecum as vm
 from tests import tiny
+from vademecum.lookup import Frame, Lookup
+from vademecum.memory.bank import Bank
 from vademecum.memory.base import Kind
 from vademecum.state import host_state_dict, memory_state_dict
 
@@ -19,17 +23,35 @@ EXAMPLES = [example for kind in KINDS.values() for example in kind.examples()]
 
 
 def _fits(kind: Kind, host: str) -> bool:
-    return not (kind.replaces_feed_forward and host in tiny.SPARSE)
+    return not kind.needs & tiny.LACKS.get(host, frozenset())
+
+
+def _examples(host: str) -> list[Kind]:
+    """Every example on one host, the first that fits of each kind on the others."""
+    if host == "qwen3":
+        return EXAMPLES
+    firsts = (next((one for one in kind.examples() if _fits(one, host)), None) for kind in KINDS.values())
+    return [one for one in firsts if one is not None]
+
+
+def _mixes(host: str) -> list[tuple[Kind, ...]]:
+    """One of every kind beside all others that want nothing it takes from a layer, in as few mixes as that allows."""
+    firsts = [next((one for one in kind.examples() if _fits(one, host)), None) for kind in KINDS.values()]
+    examples, mixes = [one for one in firsts if one is not None], []
+    for example in examples:
+        if not any(example in mix for mix in mixes):
+            mix = [example]
+            for other in examples:
+                if other is not example and not any(other.takes & one.takes for one in mix):
+                    mix.append(other)
+            mixes.append(tuple(mix))
+    return mixes
 
 
 CASES = [
     pytest.param(host, kinds, id=f"{host}-{'+'.join(kind.name for kind in kinds)}{number}")
     for host in tiny.HOSTS
-    for number, kinds in enumerate(
-        [(example,) for example in EXAMPLES if host == "qwen3" or example == type(example).examples()[0]]
-        + [tuple(cls.examples()[0] for cls in KINDS.values())]
-    )
-    if all(_fits(kind, host) for kind in kinds)
+    for number, kinds in enumerate([(example,) for example in _examples(host)] + _mixes(host))
 ]
 every_case = pytest.mark.parametrize(("name", "kinds"), CASES)
 
@@ -179,18 +201,42 @@ def test_every_parameter_gets_a_gradient_within_three_steps(name: str, kinds: tu
     assert reached == {id(p) for p in parameters}
 
 
+@contextmanager
+def reads() -> Iterator[dict[Bank, list[Lookup]]]:
+    """What banks are asked for within the block."""
+    found: dict[Bank, list[Lookup]] = {}
+    at = Bank.at
+
+    def listening(bank: Bank, lookup: Lookup, frame: Frame) -> object:
+        found.setdefault(bank, []).append(lookup)
+        return at(bank, lookup, frame)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bank, "at", listening)
+        yield found
+
+
+def rows_by_token(lookups: list[Lookup], batch: int, length: int) -> torch.Tensor:
+    """``[B, T, R]`` the rows that each token reads of a bank."""
+    return torch.cat([lookup.ids.reshape(batch, length, -1) for lookup in lookups], -1)
+
+
 @every_case
 def test_every_row_that_was_read_gets_a_gradient_and_no_other(name: str, kinds: tuple[Kind, ...]) -> None:
     model, ids = attached(name, kinds).train(), tiny.ids()
-    model(input_ids=ids, labels=ids).loss.backward()
-    read = torch.zeros(tiny.VOCABULARY, dtype=torch.bool)
-    read[ids[:, :-1].unique()] = True
-    last_only = set(ids[:, -1].tolist()) - set(ids[:, :-1].unique().tolist())
-    for module in vm.memories(model).modules():
-        if isinstance(module, vm.memory.bank.Bank):
-            touched = module.weight.grad.flatten(1).abs().sum(1) > 0
-            touched[list(last_only)] = False
-            assert torch.equal(touched, read)
+    with reads() as found:
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    assert found.keys() == set(vm.memories(model).banks().values())
+    for bank, lookups in found.items():
+        rows = rows_by_token(lookups, *ids.shape)
+        read = torch.zeros(bank.rows, dtype=torch.bool)
+        read[rows[:, :-1].unique()] = True
+        touched = bank.weight.grad.flatten(1).abs().sum(1) > 0
+        # No loss is asked of what follows the last token.
+        last_only = set(rows[:, -1].flatten().tolist()) - set(rows[:, :-1].unique().tolist())
+        touched[list(last_only)] = False
+        assert torch.equal(touched, read)
 
 
 @every_case
@@ -222,47 +268,53 @@ def test_declared_parameters_and_flops_are_the_counted_ones(name: str, kinds: tu
             model(input_ids=ids)
         return counter.get_total_flops() / ids.numel()
 
+    def weights(module: torch.nn.Module) -> tuple[int, int]:
+        sizes = {name: p.numel() for name, p in module.named_parameters()}
+        return sum(sizes.values()), sum(2 * one for name, one in sizes.items() if name.endswith("weight"))
+
     bare, params = flops(), sum(p.numel() for p in model.parameters())
     vm.attach(model, *kinds)
-    replaced = sum(
-        p.numel()
-        for _, _, w in vm.memories(model).sites()
-        if w.original() is not w.host
-        for p in w.original().parameters()
-    )
+    replaced = replaced_flops = 0
+    for _, _, site in vm.memories(model).sites():
+        if getattr(site, "replaced", False):
+            # Of a map that something took a part of, that part is gone and the rest is there.
+            before, after = weights(site.original()), weights(site.host)
+            replaced, replaced_flops = replaced + before[0] - after[0], replaced_flops + before[1] - after[1]
     cost = vm.memories(model).cost()
     assert sum(p.numel() for p in model.parameters()) == params - replaced + cost.params
-    replaced_flops = sum(
-        2 * p.numel()
-        for _, _, w in vm.memories(model).sites()
-        if w.original() is not w.host
-        for p in w.original().parameters()
-        if p.dim() == 2
-    )
     declared, counted = cost.flops_per_token, flops() - bare + replaced_flops
     assert abs(declared - counted) <= 0.02 * counted
 
 
 @every_case
 def test_writing_a_row_changes_only_inputs_that_address_it(name: str, kinds: tuple[Kind, ...]) -> None:
-    model, row = attached(name, kinds), 7
-    banks = [m for m in vm.memories(model).modules() if isinstance(m, vm.memory.bank.Bank)]
+    model, token = attached(name, kinds), 7
     without = tiny.ids(2, 12, seed=8)
-    without[without == row] = row + 1
+    without[without == token] = token + 1
     having = without.clone()
-    having[:, 3] = row
-    before, touched = logits(model, without), logits(model, having)
-    kept = [bank.weight[row].clone() for bank in banks]
+    having[:, 3] = token
+    with reads() as reads_without:
+        before = logits(model, without)
+    with reads() as reads_having:
+        touched = logits(model, having)
+    written: dict[Bank, int] = {}
+    for bank, lookups in reads_having.items():
+        new = set(rows_by_token(lookups, *having.shape)[:, 3].flatten().tolist())
+        new -= set(rows_by_token(reads_without[bank], *without.shape).flatten().tolist())
+        if new:
+            written[bank] = min(new)
+    assert {bank for bank in reads_having if bank.by_token} <= written.keys()
+    kept = {bank: bank.weight[row].clone() for bank, row in written.items()}
     with torch.no_grad():
-        for bank in banks:
-            bank.weight[row] += 1.0
+        for bank, row in written.items():
+            bank.weight[row] += torch.linspace(-1.0, 2.0, bank.weight[row].numel()).view_as(bank.weight[row])
     assert torch.equal(logits(model, without), before)
     # Tokens before the row's own stay as they were; experts group tokens of a batch, so their rounding may differ.
     torch.testing.assert_close(logits(model, having)[:, :3], touched[:, :3], rtol=1e-5, atol=1e-5)
-    assert torch.equal(logits(model, having), touched) == (not banks)
+    assert torch.equal(logits(model, having), touched) == (not written)
     with torch.no_grad():
-        for bank, old in zip(banks, kept, strict=True):
-            bank.weight[row] = old
+        for bank, row in written.items():
+            bank.weight[row] = kept[bank]
     assert torch.equal(logits(model, having), touched)
 
 

@@ -24,6 +24,10 @@ KINDS: dict[str, tuple[Kind, ...]] = {
     "move": (vm.MoVE(slots=3, bank_std=0.1),),
     "lave": (vm.LaVE(),),
     "both": (vm.MoVE(slots=2), vm.LaVE(layers=[0])),
+    "values": (vm.BankOfValues(layers=[0]), vm.MemoryAttention(layers=[1])),
+    "feed forward": (vm.TokenFFN(layers=[0]), vm.TokenFFN(mode="multiply", layers=[1])),
+    "tabulated": (vm.LookupExperts(experts=2, tabulated=True),),
+    "ngram": (vm.NGram(layers="all", heads=2, width=16, signed_root=False),),
 }
 
 

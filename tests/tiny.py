@@ -9,6 +9,8 @@ import torch
 import transformers as tf
 from torch import nn
 
+from vademecum.memory.base import Need
+
 VOCABULARY = 61
 COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -90,6 +92,14 @@ HOSTS: Mapping[str, Callable[[], tf.PreTrainedModel]] = {
 
 SPARSE = ("mixtral", "olmoe", "qwen3_moe", "deepseek_v3_sparse")
 """Hosts whose feed-forward is a mixture of experts already."""
+
+LACKS: Mapping[str, frozenset[Need]] = {
+    **dict.fromkeys(SPARSE, frozenset({Need.DENSE, Need.GATED})),
+    **dict.fromkeys(("gpt2", "gpt_neox", "nanochat"), frozenset({Need.GATED})),
+    "deepseek_v3": frozenset({Need.VALUES}),
+    "deepseek_v3_sparse": frozenset(Need),
+}
+"""What hosts do not have that a kind may need."""
 
 
 def host(name: str, seed: int = 0) -> tf.PreTrainedModel:

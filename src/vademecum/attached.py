@@ -21,12 +21,14 @@ from vademecum.lookup import IDS_KEYWORD, KEYWORD, Frame, Lookup
 from vademecum.memory.bank import TENSOR, Bank
 from vademecum.memory.base import Cost, Kind, Part, Shared
 from vademecum.memory.placing import Scratch
-from vademecum.memory.sites import WRAPPERS, SiteWrapper, thread
+from vademecum.memory.sites import WRAPPERS, SiteModule, SiteWrapper, thread
 from vademecum.naming import LoadedNames, SavedNames
 from vademecum.ops import specified
 from vademecum.ops.mix.decode import FEW
 from vademecum.recording import Listener
 
+#: Signs of a setting that are shown.
+LONG = 80
 #: Name of the submodule under which an attached model holds what its layers share.
 ROOT = "vademecum"
 
@@ -34,7 +36,7 @@ ROOT = "vademecum"
 class Wires:
     """Hook of one layer's attention module: takes the frame off the keywords and gives it to the layer's sites."""
 
-    def __init__(self, layer: int, sites: tuple[SiteWrapper, ...]) -> None:
+    def __init__(self, layer: int, sites: tuple[SiteModule, ...]) -> None:
         self.layer, self.sites = layer, sites
 
     def take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -60,7 +62,7 @@ class Memories(nn.Module):
         shared: by key, what a kind owns once for all layers.
         muted: whether value memories contribute nothing (``vademecum.surgery.knocked_out``).
         listeners: who is listening (``vm.record``).
-        scratch: folder of the banks' files where the caller named none; it goes with this object.
+        scratch: folders of the banks' files where the caller named none; they go with this object.
     """
 
     def __init__(self, host: Host, kinds: Mapping[str, Kind], shared: Mapping[str, Shared]) -> None:
@@ -69,12 +71,13 @@ class Memories(nn.Module):
         self.shape = host.shape
         self.shared = nn.ModuleDict(shared)
         self._looks_back = max((one.looks_back for one in shared.values()), default=0)
+        self._carries: dict[str, int] = {}
         self.muted = False
-        self.scratch: Scratch | None = None
+        self.scratch: tuple[Scratch, ...] = ()
         self.listeners: list[Listener] = []
         # A tuple hides the modules in it from nn.Module: a host is not part of its own memory.
         self._host = (host,)
-        self._sites: tuple[tuple[str, int, SiteWrapper], ...] = ()
+        self._sites: tuple[tuple[str, int, SiteModule], ...] = ()
         self._parts: tuple[Part, ...] = ()
         self._handles: list[Any] = []
 
@@ -83,8 +86,8 @@ class Memories(nn.Module):
         """The host seen through its family's names."""
         return self._host[0]
 
-    def sites(self) -> Iterator[tuple[str, int, SiteWrapper]]:
-        """``(site name, layer, wrapper)`` of every wrapped module."""
+    def sites(self) -> Iterator[tuple[str, int, SiteModule]]:
+        """``(site name, layer, what stands there)`` of every site that has parts."""
         return iter(self._sites)
 
     def parts(self) -> Iterator[tuple[str, int, Part]]:
@@ -125,6 +128,7 @@ class Memories(nn.Module):
             size = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
             size += sum(bank.nbytes for bank in banks if bank.store is not None)
             settings = {k: v for k, v in kind.to_dict().items() if k not in ("kind", "layers") and v is not None}
+            settings = {k: v if len(str(v)) <= LONG else f"{str(v)[:LONG]}..." for k, v in settings.items()}
             rows.append(
                 (
                     key,
@@ -154,8 +158,10 @@ class Memories(nn.Module):
         # First noted, then put in place: what is interrupted in between can be taken off again.
         self._sites = tuple(placed)
         self._parts = tuple(part for _, _, part in self.parts())
-        for site, layer, wrapper in placed:
-            self.host.layers[layer].set_submodule(self.host.path(site), wrapper)
+        self._looks_back = max((self._looks_back, *(part.looks_back for part in self._parts)))
+        self._carries = {part.key: part.carries for part in self._parts if part.carries}
+        for _, _, wrapper in placed:
+            wrapper.stand(self.host)
         if placed:
             self._hook()
         self.host.model.add_module(ROOT, self)
@@ -163,7 +169,7 @@ class Memories(nn.Module):
     def _hook(self) -> None:
         model, base, handles = self.host.model, self.host.base, self._handles
         paths = {id(module): path for path, module in model.named_modules()}
-        wrappers = {paths[id(wrapper)]: wrapper for _, _, wrapper in self._sites}
+        wrappers = {paths[id(site)]: site for _, _, site in self._sites if isinstance(site, SiteWrapper)}
         handles.append(model.register_state_dict_post_hook(SavedNames(wrappers)))  # type: ignore[no-untyped-call]
         handles.append(model.register_load_state_dict_pre_hook(LoadedNames(wrappers)))  # type: ignore[no-untyped-call]
         if model is not base:
@@ -174,14 +180,16 @@ class Memories(nn.Module):
         for layer in range(self.shape.layers):
             wires = Wires(layer, tuple(wrapper for _, at, wrapper in self._sites if at == layer))
             handles.append(self.host.attention(layer).register_forward_pre_hook(wires.take, with_kwargs=True))
+        for _, _, site in self._sites:
+            handles.extend(site.hooks(self.host))
 
     def remove(self) -> None:
         """Put the host's own modules back and take the hooks off."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for site, layer, wrapper in self._sites:
-            self.host.layers[layer].set_submodule(self.host.path(site), wrapper.original())
+        for _, _, wrapper in self._sites:
+            wrapper.leave()
         if getattr(self.host.model, ROOT, None) is self:
             delattr(self.host.model, ROOT)
 
@@ -248,6 +256,8 @@ class Memories(nn.Module):
             )
             if self._looks_back and frame.before is None:
                 frame.before = history.before(kwargs.get("past_key_values"), len(ids), self._looks_back)
+            if self._carries:
+                frame.carried = history.carried(kwargs.get("past_key_values"), len(ids), self._carries)
         for key, shared in self.shared.items():
             frame.shared[key] = cast(Shared, shared).read(frame)
         learning = frame.training and torch.is_grad_enabled()
@@ -265,7 +275,7 @@ class Memories(nn.Module):
         if not torch.compiler.is_compiling():
             return Lookup.of(ids)
         # A compiled graph reads tables whole, and keeps its shapes; what lies in a store is ordered outside of it.
-        resident = all(bank.weight is not None and bank.ledger is None for bank in self.banks().values())
+        resident = all(bank.resident for bank in self.banks().values() if bank.by_token)
         return Lookup.of_table(ids) if resident else _ordered(ids)
 
     def close_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -276,6 +286,7 @@ class Memories(nn.Module):
                 part.settle(frame)
         if self._looks_back and frame.lookup is not None:
             history.remember(history.of_output(output), frame.tokens(), frame.before)
+            history.leave(history.of_output(output), frame.left)
         for listener in self.listeners:
             listener.hear(frame)
         if not frame.summed:

@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,25 @@ class ValueSlice(ABC):
     @abstractmethod
     def join(self, out: Tensor, value: Tensor) -> Tensor:
         """``out`` with its value part replaced by ``value`` ``[..., H, D]``; everything else unchanged."""
+
+    refusal: ClassVar[str] = ""
+    """Why nothing can take the value's place, where nothing can."""
+
+    @abstractmethod
+    def rest(self, out: Tensor, heads: int, dim: int) -> Tensor:
+        """A view of what is not value in ``out`` ``[..., width]``: ``[..., R]``, R maybe spread over dimensions."""
+
+    @abstractmethod
+    def whole(self, rest: Tensor, value: Tensor) -> Tensor:
+        """``[..., width]`` from :meth:`rest` ``[..., R]`` and the value ``[..., H, D]``."""
+
+    def key(self, rest: Tensor, heads: int, dim: int) -> Tensor:
+        """The key ``[..., H, D]`` before any rotation or norm, inside of :meth:`rest` ``[..., R]``.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        raise ValueError(f"no key is made beside the value ({type(self).__name__}); a map of its own makes it.")
 
 
 def _kv_heads(config: Any) -> int:
@@ -55,6 +74,12 @@ class Whole(ValueSlice):
     def join(self, out: Tensor, value: Tensor) -> Tensor:
         return value.flatten(-2)
 
+    def rest(self, out: Tensor, heads: int, dim: int) -> Tensor:
+        return out[..., :0]
+
+    def whole(self, rest: Tensor, value: Tensor) -> Tensor:
+        return value.flatten(-2)
+
 
 @dataclass(frozen=True)
 class Tail(ValueSlice):
@@ -70,6 +95,15 @@ class Tail(ValueSlice):
     def join(self, out: Tensor, value: Tensor) -> Tensor:
         value = value.flatten(-2)
         return torch.cat([out[..., : -value.shape[-1]], value], dim=-1)
+
+    def rest(self, out: Tensor, heads: int, dim: int) -> Tensor:
+        return out[..., : -heads * dim]
+
+    def whole(self, rest: Tensor, value: Tensor) -> Tensor:
+        return torch.cat([rest, value.flatten(-2)], dim=-1)
+
+    def key(self, rest: Tensor, heads: int, dim: int) -> Tensor:
+        return rest[..., -heads * dim :].view(*rest.shape[:-1], heads, dim)
 
 
 @dataclass(frozen=True)
@@ -87,6 +121,17 @@ class Interleaved(ValueSlice):
         heads, dim = value.shape[-2:]
         parts = out.view(*out.shape[:-1], heads, 3, dim)
         return torch.cat([parts[..., :2, :], value.unsqueeze(-2)], dim=-2).flatten(-3)
+
+    def rest(self, out: Tensor, heads: int, dim: int) -> Tensor:
+        return out.view(*out.shape[:-1], heads, 3, dim)[..., :2, :]
+
+    def whole(self, rest: Tensor, value: Tensor) -> Tensor:
+        heads, dim = value.shape[-2:]
+        parts = rest.view(*rest.shape[:-1], heads, 2, dim)
+        return torch.cat([parts, value.unsqueeze(-2)], dim=-2).flatten(-3)
+
+    def key(self, rest: Tensor, heads: int, dim: int) -> Tensor:
+        return rest.view(*rest.shape[:-1], heads, 2, dim)[..., 1, :]
 
 
 @dataclass(frozen=True)
@@ -108,6 +153,14 @@ class Latent(ValueSlice):
     def join(self, out: Tensor, value: Tensor) -> Tensor:
         value = value.flatten(-2)
         return torch.cat([value, out[..., value.shape[-1] :]], dim=-1)
+
+    refusal = "keys are made from the same latent as values, and would go with them"
+
+    def rest(self, out: Tensor, heads: int, dim: int) -> Tensor:
+        return out[..., heads * dim :]
+
+    def whole(self, rest: Tensor, value: Tensor) -> Tensor:
+        return torch.cat([value.flatten(-2), rest], dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +195,17 @@ class RouterNames:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """The names one family of decoders uses. Paths are relative to the base model, then to one of its layers."""
+    """The names one family of decoders uses. Paths are relative to the base model, then to one of its layers.
+
+    ``key`` is the map that makes keys where that is not the one that makes values; ``norm`` is what the attention's
+    input passes before, None where it is the layer's input as it comes.
+    """
 
     layers: str = "layers"
     attention: str = "self_attn"
     value: str = "v_proj"
+    key: str | None = "k_proj"
+    norm: str | None = "input_layernorm"
     slice: ValueSlice = Whole()
     feed_forward: str = "mlp"
     names: FeedForwardNames = FeedForwardNames()
@@ -161,17 +220,24 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
-    "olmo2": LLAMA,
+    "olmo2": Family(norm=None),
     "mixtral": LLAMA,
     "olmoe": LLAMA,
     "qwen3_moe": LLAMA,
     "gemma3_text": Family(activation="hidden_activation"),
     "nanochat": Family(names=FeedForwardNames(up="fc1", down="fc2", gate=None)),
-    "phi3": Family(value="qkv_proj", slice=Tail(), names=FeedForwardNames(up="gate_up_proj", gate=None, fused=True)),
+    "phi3": Family(
+        value="qkv_proj",
+        key=None,
+        slice=Tail(),
+        names=FeedForwardNames(up="gate_up_proj", gate=None, fused=True),
+    ),
     "gpt2": Family(
         layers="h",
         attention="attn",
         value="c_attn",
+        key=None,
+        norm="ln_1",
         slice=Tail(),
         names=FeedForwardNames(up="c_fc", down="c_proj", gate=None),
         activation="activation_function",
@@ -179,10 +245,11 @@ FAMILIES: Mapping[str, Family] = {
     "gpt_neox": Family(
         attention="attention",
         value="query_key_value",
+        key=None,
         slice=Interleaved(),
         names=FeedForwardNames(up="dense_h_to_4h", down="dense_4h_to_h", gate=None),
     ),
-    "deepseek_v3": Family(value="kv_a_proj_with_mqa", slice=Latent(), routers=RouterNames(scores="sigmoid")),
+    "deepseek_v3": Family(value="kv_a_proj_with_mqa", key=None, slice=Latent(), routers=RouterNames(scores="sigmoid")),
 }
 
 
@@ -206,7 +273,12 @@ class HostShape:
 SITES: Mapping[str, Callable[[Family], str]] = {
     "value": lambda family: f"{family.attention}.{family.value}",
     "feed_forward": lambda family: family.feed_forward,
+    "up": lambda family: f"{family.feed_forward}.{family.names.up}",
+    "down": lambda family: f"{family.feed_forward}.{family.names.down}",
 }
+
+#: Sites that lie within another: what takes the outer one's place leaves nothing for them to stand at.
+WITHIN: Mapping[str, str] = {"up": "feed_forward", "down": "feed_forward"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,9 +300,25 @@ class Host:
         """Path of a site's module inside a layer, for ``site`` in ``SITES``."""
         return SITES[site](self.family)
 
+    def place(self, layer: int, site: str) -> tuple[nn.Module, str]:
+        """The module that holds the one at ``site`` of ``layer``, and what it calls it."""
+        above, _, name = self.path(site).rpartition(".")
+        return self.layers[layer].get_submodule(above), name
+
     def module(self, layer: int, site: str) -> nn.Module:
         """The module at ``site`` of ``layer``."""
         return self.layers[layer].get_submodule(self.path(site))
+
+
+def input_output(linear: nn.Module) -> Tensor:
+    """The weight of a linear map as ``[in, out]``, whether ``nn.Linear`` or Transformers' ``Conv1D``."""
+    weight: Tensor = linear.weight  # type: ignore[assignment]
+    return weight.t() if isinstance(linear, nn.Linear) else weight
+
+
+def host_width(feed_forward: nn.Module, names: FeedForwardNames) -> int:
+    """Hidden width of a dense host feed-forward."""
+    return input_output(feed_forward.get_submodule(names.down)).shape[0]
 
 
 def projection_width(linear: nn.Module) -> int:

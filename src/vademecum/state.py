@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vademecum import files
+from vademecum.memory.sites import SiteWrapper
+from vademecum.naming import saved_path
 from vademecum.stores.base import Store
 from vademecum.stores.ram import Ram
 from vademecum.surgery import memories
@@ -39,7 +41,9 @@ def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """
     root = memories(model)
     paths = {id(module): path for path, module in model.named_modules()}
-    memory = [f"{paths[id(wrapper)]}.memory." for _, _, wrapper in root.sites()] + [f"{paths[id(root)]}."]
+    wrappers = [paths[id(site)] for _, _, site in root.sites() if isinstance(site, SiteWrapper)]
+    memory = [f"{saved_path(paths[id(site)], wrappers)}.memory." for _, _, site in root.sites()]
+    memory.append(f"{paths[id(root)]}.")
     tensors = {
         name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not name.startswith(tuple(memory))
     }

@@ -7,7 +7,7 @@ the host as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,9 +120,7 @@ def assemble(
         if built.shared is not None:
             shared[key] = built.shared
         for layer, part in built.parts.items():
-            here = parts.setdefault((layer, part.site), {})
-            require_free(here, key, part, layer)
-            here[key] = part
+            put(parts, key, layer, part)
     root = Memories(found, keyed, shared)
     root.place(parts)
     for bank in root.banks().values():
@@ -201,14 +199,15 @@ def _bare_forward(listener: Listener) -> Any:
 def prefetch(model: nn.Module, ids: Tensor) -> None:
     """Say that a forward on ``ids`` comes soon: banks on disk begin to read its rows in the background.
 
-    Changes no result. Of use between requests and between batches; a forward that starts at once gains nothing.
+    Banks that are not read by token id are left alone. Changes no result. Of use between requests and between batches;
+    a forward that starts at once gains nothing.
 
     Raises:
         ValueError: nothing is attached, no tensor of ids, or an id that a bank does not have.
     """
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
         raise ValueError(f"prefetch was given {type(ids).__name__}; expected a tensor of token ids.")
-    banks = [bank for bank in memories(model).banks().values() if bank.by_ids and bank.store is not None]
+    banks = [bank for bank in memories(model).banks().values() if bank.store is not None and bank.by_token]
     if not banks or not ids.numel():
         return
     wanted = torch.unique(ids.cpu().long())
@@ -239,14 +238,26 @@ def knocked_out(model: nn.Module) -> Iterator[None]:
             now.muted = before
 
 
-def require_free(here: Mapping[str, Part], key: str, part: Part, layer: int) -> None:
-    """Raise ValueError if ``part`` of ``key`` wants a place that one of the parts ``here`` has taken."""
-    rival = next((name for name, other in here.items() if other.exclusive and part.exclusive), None)
-    if rival:
-        raise ValueError(
-            f"{rival} and {key} both want to take the place of layer {layer}'s {part.site.replace('_', '-')}; "
-            f"give them different layers, for instance layers=[{layer}] and the other layers."
-        )
+def put(parts: dict[tuple[int, str], dict[str, Part]], key: str, layer: int, part: Part) -> None:
+    """Add ``part`` of ``key`` to ``parts`` (by layer and site, then by key).
+
+    Raises:
+        ValueError: its place, or the module that it stands in, is taken.
+    """
+    for (at, site), there in parts.items():
+        if at != layer:
+            continue
+        inside = hosts.WITHIN.get(part.site) == site or hosts.WITHIN.get(site) == part.site
+        for name, other in there.items():
+            both = site == part.site and other.exclusive and part.exclusive
+            outer = other if hosts.WITHIN.get(part.site) == site else part
+            if both or (inside and outer.exclusive):
+                what = "both want to take the place of" if both else "want each other's place, or one inside of it, at"
+                raise ValueError(
+                    f"{name} and {key} {what} layer {layer}'s {outer.site.replace('_', '-')}; "
+                    f"give them different layers, for instance layers=[{layer}] and the other layers."
+                )
+    parts.setdefault((layer, part.site), {})[key] = part
 
 
 def keys_of(kinds: tuple[Kind, ...]) -> dict[str, Kind]:
@@ -287,6 +298,22 @@ def site_of(host: hosts.Host) -> Site:
             )
         return str(name)
 
+    def embedding() -> Any:
+        base: Any = host.base
+        return base.get_input_embeddings()
+
+    def own_values(layer: int) -> Callable[[Tensor], Tensor]:
+        # The modules are found now: they are asked when a table is placed, and something may stand before them then.
+        table, project, shape = embedding(), host.module(layer, "value"), host.shape
+        norm = nn.Identity() if host.family.norm is None else host.layers[layer].get_submodule(host.family.norm)
+
+        @torch.no_grad()
+        def values(ids: Tensor) -> Tensor:
+            hidden = table(ids.to(table.weight.device)).to(value(layer).device)
+            return host.family.slice.split(project(norm(hidden)), shape.value_heads, shape.value_dim)
+
+        return values
+
     # Quantised weights are integers; the memory is then held in the type the host computes in.
     dtype = value(0).dtype if value(0).dtype.is_floating_point else getattr(host.config, "dtype", None) or torch.float32
     return Site(
@@ -297,4 +324,7 @@ def site_of(host: hosts.Host) -> Site:
         names=host.family.names,
         activation=activation,
         init_std=float(getattr(host.config, "initializer_range", 0.02)),
+        slice=host.family.slice,
+        embedding=embedding,
+        own_values=own_values,
     )

@@ -128,11 +128,14 @@ class AsRows(Content):
 
 
 def banks_of(model: nn.Module) -> dict[str, Bank]:
-    """The model's banks that have a row for every token of the vocabulary, by name."""
+    """The model's banks whose rows are values of tokens, by name.
+
+    Tables that are read by other addresses, or at another site, hold nothing that a fact's token could be given.
+    """
     root = getattr(model, ROOT, None)
     if not isinstance(root, Memories):
         return {}
-    return {name: bank for name, bank in root.banks().items() if bank.by_ids and bank.rows == root.shape.vocabulary}
+    return {name: bank for name, bank in root.banks().items() if bank.by_token and bank.values}
 
 
 def key_of(bank: str, number: int) -> str:

@@ -10,20 +10,9 @@ from transformers.activations import ACT2FN
 
 from vademecum.experts.dispatch import Dispatch, Local
 from vademecum.experts.routes import Routes
-from vademecum.hosts import FeedForwardNames
+from vademecum.hosts import FeedForwardNames, input_output
 from vademecum.memory.base import Role
 from vademecum.ops.experts import Networks
-
-
-def input_output(linear: nn.Module) -> Tensor:
-    """The weight of a linear map as ``[in, out]``, whether ``nn.Linear`` or Transformers' ``Conv1D``."""
-    weight: Tensor = linear.weight  # type: ignore[assignment]
-    return weight.t() if isinstance(linear, nn.Linear) else weight
-
-
-def host_width(feed_forward: nn.Module, names: FeedForwardNames) -> int:
-    """Hidden width of a dense host feed-forward."""
-    return input_output(feed_forward.get_submodule(names.down)).shape[0]
 
 
 def biased(feed_forward: nn.Module, names: FeedForwardNames) -> bool:
@@ -98,6 +87,19 @@ class Experts(nn.Module):
         """``[N, d]`` through each token's chosen experts, weighed and added: ``[N, d]``."""
         networks = Networks(self.up, self.down, self.up_bias, self.down_bias, act=self.act, gated=self.gated)
         return self.dispatch(hidden, routes, networks.to(hidden.dtype))
+
+    def each(self, hidden: Tensor) -> Tensor:
+        """What every expert makes of every row of ``[U, d]``: ``[U, E, d]``."""
+        inner = torch.einsum("ud,edf->euf", hidden, self.up.to(hidden.dtype))
+        if self.up_bias is not None:
+            inner = inner + self.up_bias[:, None]
+        if self.gated:
+            gate, up = inner.chunk(2, dim=-1)
+            inner = self.act(gate) * up
+        else:
+            inner = self.act(inner)
+        out = torch.einsum("euf,efd->ued", inner, self.down.to(inner.dtype))
+        return out if self.down_bias is None else out + self.down_bias
 
     def params_of_one(self) -> int:
         """Parameters of a single expert."""

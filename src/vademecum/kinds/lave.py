@@ -51,6 +51,8 @@ class LaVE(Kind):
                 shape.value_heads,
                 shape.value_dim,
                 std=self.bank_std,
+                by_token=True,
+                values=True,
                 dtype=site.dtype,
                 device=site.device(layer),
             )

@@ -20,8 +20,9 @@ from torch import nn
 from vademecum.experts.balance import BALANCES, SCOPES
 from vademecum.experts.choice import Choice, ExpertChoice, TokenChoice
 from vademecum.experts.mixture import ExpertMixture
-from vademecum.experts.mlp import Experts, biased, host_width, input_output
+from vademecum.experts.mlp import Experts, biased
 from vademecum.experts.router import SCORES, Router
+from vademecum.hosts import host_width, input_output
 from vademecum.memory.base import Built, Kind, Site, require, require_not_negative
 
 STYLES: Mapping[str, Mapping[str, Any]] = {
@@ -87,6 +88,10 @@ class MoE(Kind):
     paper: ClassVar[str] = "arXiv:2101.03961, arXiv:2401.04088, arXiv:2412.19437"
     addressed: ClassVar[bool] = False
     replaces_feed_forward: ClassVar[bool] = True
+
+    @property
+    def takes(self) -> frozenset[str]:
+        return frozenset({"feed_forward"})
 
     @classmethod
     def like(cls, style: str, **changes: Any) -> Self:

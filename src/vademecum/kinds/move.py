@@ -72,6 +72,8 @@ class MoVE(Kind):
             shape.value_heads,
             shape.value_dim,
             std=self.bank_std,
+            by_token=True,
+            values=True,
             dtype=site.dtype,
             device=site.device(layers[0]),
         )

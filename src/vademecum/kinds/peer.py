@@ -118,6 +118,10 @@ class PEER(Kind):
     def neutral(self) -> bool:
         return self.bank_std == 0 and not self.replace
 
+    @property
+    def takes(self) -> frozenset[str]:
+        return frozenset({"feed_forward"}) if self.replace else frozenset()
+
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return (

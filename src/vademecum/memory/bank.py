@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vademecum.lookup import Frame, Lookup
 from vademecum.memory.base import Cost, Role, Shared
 from vademecum.memory.ledger import Ledger
-from vademecum.ops.codes import Format, mix_codes
+from vademecum.ops.codes import Format, decode, mix_codes
 from vademecum.ops.mix import shared_rows
 from vademecum.stores.base import Store
 from vademecum.stores.coded import Coded
@@ -34,28 +36,39 @@ class CodedRows:
         codes: uint8 ``[U, row_bytes]``.
         form: what they are in.
         dim: width D of a head.
+        slots, heads: M and H.
     """
 
     codes: Tensor
     form: Format
     dim: int
+    slots: int
+    heads: int
 
     def to(self, device: torch.device) -> CodedRows:
         """The same rows on another device."""
-        return self if self.codes.device == device else CodedRows(self.codes.to(device), self.form, self.dim)
+        return self if self.codes.device == device else dataclasses.replace(self, codes=self.codes.to(device))
 
     def mixed(self, gates: Tensor, lookup: Lookup) -> Tensor:
         """The mix ``[N, H, D]``, rows decoded inside of it."""
         return mix_codes(gates, self.codes, self.form, lookup, self.dim)
 
+    def decoded(self) -> Tensor:
+        """``[U, M, H, D]`` in fp32."""
+        rows = decode(self.codes, self.form, self.slots, self.heads * self.dim)
+        return rows.view(-1, self.slots, self.heads, self.dim)
+
 
 class Bank(Shared):
-    """A table with M slots of H x D values for every token id.
+    """A table with M slots of H x D values for every address, such as a token id.
 
-    Only the distinct ids of a forward are read, whatever the table's size. It is described first and placed by
+    Only the distinct rows of a forward are read, whatever the table's size. It is described first and placed by
     ``attach`` (:meth:`place`): as a parameter on the host's device, or in a store in main memory or a file.
 
     Attributes:
+        by_token: whether row t is read where token id t stands, and nowhere else.
+        values: whether its rows are added to the value stream, or are the value, as they are; with ``by_token`` a fact
+            can then be written into the rows of its subject (:func:`vademecum.editing.rows.banks_of`).
         weight: ``[rows, M, H*D]``, role ``bank``; None where the rows live in a store.
         store: the rows, where they are no parameter.
         ledger: where gradients of rows go while a row optimizer trains the bank; None otherwise.
@@ -66,15 +79,31 @@ class Bank(Shared):
     """
 
     role: ClassVar[Role] = Role.BANK
-    by_ids: ClassVar[bool] = True
-    """Whether its rows belong to token ids, one for each of the vocabulary."""
 
     def __init__(
-        self, rows: int, slots: int, heads: int, dim: int, *, std: float, dtype: torch.dtype, device: torch.device
+        self,
+        rows: int,
+        slots: int,
+        heads: int,
+        dim: int,
+        *,
+        std: float,
+        dtype: torch.dtype,
+        device: torch.device,
+        by_token: bool = False,
+        values: bool = False,
+        start: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        """Describe a table whose rows start around what ``start`` says, with standard deviation ``std``.
+
+        ``start`` gives ``[n, M, H*D]`` for rows ``[n]`` of the table, zeros where it is None. It is asked once, when
+        the table is placed, a slice at a time.
+        """
         super().__init__()
         self.rows, self.slots, self.heads, self.dim = rows, slots, heads, dim
         self.std, self.dtype, self.device = std, dtype, device
+        self.by_token, self.values = by_token, values
+        self._around = start
         self.lr_scale = 1.0 / slots
         self.weight: nn.Parameter | None
         self.register_parameter("weight", None)
@@ -97,6 +126,10 @@ class Bank(Shared):
             return self.weight.nbytes
         return self.rows * self.slots * self.heads * self.dim * self.dtype.itemsize
 
+    def begin_as(self, rows: Callable[[Tensor], Tensor]) -> None:
+        """Let the table start as ``rows`` says, instead of as it was described; before it is placed."""
+        self._around, self.std = rows, 0.0
+
     def place(self, where: str, file: Path, cap: int) -> None:
         """Make the table and give its rows their start.
 
@@ -112,12 +145,13 @@ class Bank(Shared):
         else:
             self.store = Disk.create(file, TENSOR, self.rows, self.row_shape, self.dtype, cap=cap)
         try:
-            if self.std:
+            if self.std or self._around is not None:
                 table = self.table()
                 table.fill(self._start(table))
         except BaseException:
             self.table().discard()
             raise
+        self._around = None  # it may hold on to a host
 
     def lend(self, ledger: Ledger | None, beside: Sequence[Store] = ()) -> None:
         """Hand the rows to a row optimizer, or take them back (None).
@@ -150,6 +184,7 @@ class Bank(Shared):
         """Take the rows from ``store``, which has them already."""
         self.register_parameter("weight", None)
         self.store = store
+        self._around = None
 
     def table(self) -> Store:
         """The rows as a store, wherever they live."""
@@ -157,6 +192,11 @@ class Bank(Shared):
             return self.store
         assert self.weight is not None, "a bank is placed before it is used"
         return Ram(self.weight, place="device")
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """``[n, *row_shape]`` of ``rows`` ``[n]``, outside of any forward."""
+        table = self.table()
+        return table.gather(rows.to(self.weight.device) if self.weight is not None else rows.cpu())
 
     def beside(self, name: str, row_shape: tuple[int, ...]) -> Store:
         """Another table of fp32 zeros, of as many rows, where the bank's rows are: an optimizer's state."""
@@ -197,6 +237,18 @@ class Bank(Shared):
             rows = self._stored(lookup, frame.training and torch.is_grad_enabled())
         return shared_rows(rows.view(-1, self.slots, self.heads, self.dim), lookup)
 
+    def addressed(self, addresses: Tensor) -> Lookup:
+        """Rows ``addresses`` of any shape, in the order that suits where the table lies."""
+        if not torch.compiler.is_compiling():
+            return Lookup.of(addresses)
+        # A compiled graph reads a table whole, and keeps its shapes; what lies in a store is ordered outside of it.
+        return Lookup.of_table(addresses) if self.resident else _ordered(addresses)
+
+    @property
+    def resident(self) -> bool:
+        """Whether its rows are a parameter that nobody borrowed."""
+        return self.weight is not None and self.ledger is None
+
     def cost(self) -> Cost:
         """All rows are parameters; one row is read for a token."""
         row = self.slots * self.heads * self.dim
@@ -227,7 +279,8 @@ class Bank(Shared):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _coded(self, store: Coded, lookup: Lookup) -> CodedRows:
         store.stored.require_room(len(lookup.unique))
-        return CodedRows(store.codes(lookup.unique.cpu()).to(lookup.unique.device), store.form, self.dim)
+        codes = store.codes(lookup.unique.cpu()).to(lookup.unique.device)
+        return CodedRows(codes, store.form, self.dim, self.slots, self.heads)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _lent(self, lookup: Lookup) -> Tensor:
@@ -241,4 +294,23 @@ class Bank(Shared):
         # Drawn on the CPU wherever the rows live, so that they start the same.
         for piece in table.slices():
             shape = (piece.stop - piece.start, *self.row_shape)
-            yield torch.empty(shape, dtype=self.dtype).normal_(std=self.std)
+            rows = torch.empty(shape, dtype=self.dtype).normal_(std=self.std) if self.std else None
+            if self._around is not None:
+                around = self._around(torch.arange(piece.start, piece.stop)).detach().cpu().reshape(shape)
+                rows = around if rows is None else around.float() + rows.float()
+            assert rows is not None
+            yield rows.to(self.dtype)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _ordered(addresses: Tensor) -> Lookup:
+    return Lookup.of(addresses)
+
+
+def rows_at(rows: Tensor | CodedRows, lookup: Lookup) -> Tensor:
+    """The row of each address in ``lookup``: ``[N, M, H, D]`` of rows ``[U, M, H, D]``."""
+    if isinstance(rows, CodedRows):
+        rows = rows.decoded()
+    lookup = lookup.on(rows.device)
+    # As an embedding, whose gradient adds up in one order on a GPU too.
+    return F.embedding(lookup.inverse, rows.flatten(1)).view(-1, *rows.shape[1:])

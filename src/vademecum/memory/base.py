@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from vademecum.hosts import FeedForwardNames, HostShape
+from vademecum.hosts import FeedForwardNames, HostShape, ValueSlice
 from vademecum.lookup import Frame
 
 
@@ -108,12 +108,16 @@ class Part(nn.Module, ABC):
         exclusive: whether it takes the host module's place, so that no other part may stand at the same site.
         key: its name in the attached model, such as ``move.layers.3``; given by ``attach``.
         kind_key: the key of its kind, such as ``move``, under which a forward holds what the kind's layers share.
+        looks_back: how many tokens before a forward it must know.
+        carries: how many steps of its own before a forward it must know (:meth:`Frame.carry`).
     """
 
     site: ClassVar[str]
     exclusive: bool = False
     key: str = ""
     kind_key: str = ""
+    looks_back: int = 0
+    carries: int = 0
 
     def name(self, kind_key: str, layer: int) -> None:
         """Give it its place in the attached model."""
@@ -134,6 +138,10 @@ class Part(nn.Module, ABC):
         """Buffers that must not change between a forward and its recompute, or None."""
         return None
 
+    def tabulate(self, computed: Part) -> None:
+        """Begin as the table of ``computed``, the part of the same layer of the kind before :meth:`Kind.as_table`."""
+        raise NotImplementedError(f"{type(self).__name__} is no table of anything")
+
     def settle(self, frame: Frame) -> None:
         """Called once after a training forward, outside the layers: the place to update buffers and add losses."""
 
@@ -146,6 +154,44 @@ class ValuePart(Part):
     @abstractmethod
     def forward(self, value: Tensor, hidden: Tensor, frame: Frame) -> Tensor:
         """New value ``[..., H, D]`` from the host's value and the projection's input ``[..., d]``."""
+
+
+class Source(Part):
+    """Makes what a linear map of the host made: the value stream's values, or a feed-forward's up-projection.
+
+    The map's own share is then neither computed nor counted, trained or saved.
+
+    Attributes:
+        from_key: whether it is given the attention's key.
+    """
+
+    site = "value"
+    exclusive = True
+    from_key: ClassVar[bool] = False
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, frame: Frame, key: Tensor | None) -> Tensor:
+        """``[..., H, D]`` from the map's input ``[..., d]`` and, if it asks for it, the key ``[..., H, D]``."""
+
+
+class InputPart(Part):
+    """Changes what goes into one of the host's linear maps."""
+
+    site = "down"
+
+    @abstractmethod
+    def forward(self, given: Tensor, frame: Frame) -> Tensor:
+        """What goes in instead of ``given`` ``[..., f]``."""
+
+
+class ResidualPart(Part):
+    """Adds to the residual stream before a layer."""
+
+    site = "residual"
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, frame: Frame) -> Tensor:
+        """Update ``[..., d]`` from the layer's input ``[..., d]``."""
 
 
 class FeedForwardPart(Part):
@@ -196,6 +242,10 @@ class Site:
         names: what the feed-forward's linear maps are called.
         activation: the feed-forward's activation, by its name in Transformers.
         init_std: standard deviation of the host's own weights at the start.
+        slice: which part of the value projection's output is the value.
+        embedding: the host's input embedding.
+        own_values: by layer, what gives the values ``[n, H, D]`` that the host itself would make of bare embeddings of
+            token ids ``[n]``, normalised as the layer's input is.
     """
 
     shape: HostShape
@@ -205,6 +255,36 @@ class Site:
     names: FeedForwardNames
     activation: Callable[[], str]
     init_std: float
+    slice: ValueSlice
+    embedding: Callable[[], nn.Module]
+    own_values: Callable[[int], Callable[[Tensor], Tensor]]
+
+    def dense(self, layer: int, kind: str, *, does: str) -> nn.Module:
+        """The dense feed-forward of ``layer``.
+
+        Raises:
+            ValueError: it is none; says that ``kind`` ``does`` something with one.
+        """
+        module = self.feed_forward(layer)
+        for name in filter(None, (self.names.gate, self.names.up, self.names.down)):
+            try:
+                weight = module.get_submodule(name).weight
+            except AttributeError:
+                weight = None
+            if not isinstance(weight, Tensor):
+                raise ValueError(
+                    f"{kind} {does} a dense feed-forward, but layer {layer} of this {self.shape.family} host has a "
+                    f"{type(module).__name__}, which is no such thing; leave that layer out with layers=[...]."
+                )
+        return module
+
+
+class Need(StrEnum):
+    """What a kind asks of a host beyond attention and a residual stream."""
+
+    DENSE = "a dense feed-forward"
+    GATED = "a gated feed-forward"
+    VALUES = "a value projection whose place can be taken"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +304,20 @@ class Kind(ABC):
     """Whether its rows are found by token ids."""
     replaces_feed_forward: ClassVar[bool] = False
     """Whether it needs a dense feed-forward to take the place of."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What a host must have for it; a host that lacks one is refused."""
+        return frozenset({Need.DENSE}) if self.replaces_feed_forward else frozenset()
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Sites of a layer that it must have for itself, or whose own module it needs."""
+        return frozenset()
+
+    def as_table(self) -> Self | None:
+        """The same kind with what it computes looked up instead (:func:`vademecum.tabulate`); None if there is none."""
+        return None
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):

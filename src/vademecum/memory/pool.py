@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from vademecum.lookup import Frame, Lookup
 from vademecum.memory.bank import Bank, CodedRows
 from vademecum.memory.base import Cost
-from vademecum.ops.codes import decode
 from vademecum.stores.base import Store
 
 
@@ -22,8 +20,6 @@ class Pool(Bank):
         reads: rows that a token reads in all layers together, counted as often as they are read.
         stds: standard deviations of a row's M vectors at the start.
     """
-
-    by_ids: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -49,16 +45,17 @@ class Pool(Bank):
         Raises:
             ValueError: a slot below 0 or past the last row.
         """
-        lookup = self._lookup(slots)
+        lookup = self.addressed(slots)
         rows = self.at(lookup, frame)
         if isinstance(rows, CodedRows):
-            rows = decode(rows.codes, rows.form, self.slots, self.dim)
+            rows = rows.decoded()
         return rows.to(slots.device).view(-1, self.slots, self.dim), lookup.inverse
 
-    def _lookup(self, slots: Tensor) -> Lookup:
+    def addressed(self, addresses: Tensor) -> Lookup:
         # Slots differ from token to token, so where the table itself can be read nothing is gained by a copy of rows.
-        here = self.weight is not None and self.weight.device == slots.device
-        return Lookup.of_table(slots) if here and self.ledger is None else _distinct(slots)
+        if self.resident and self.weight is not None and self.weight.device == addresses.device:
+            return Lookup.of_table(addresses)
+        return super().addressed(addresses)
 
     def cost(self) -> Cost:
         """All rows are parameters; a token reads ``reads`` of them."""
@@ -74,8 +71,3 @@ class Pool(Bank):
         for piece in table.slices():
             drawn = torch.empty(piece.stop - piece.start, *self.row_shape).normal_()
             yield (drawn * stds).to(self.dtype)
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _distinct(slots: Tensor) -> Lookup:
-    return Lookup.of(slots)
