@@ -124,8 +124,9 @@ class PEER(Kind):
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
+        # With an activation that is nowhere quite flat, so that every neuron that is run has a gradient.
         return (
-            cls(experts=256, heads=2, topk=3, key_dim=8, layers="all"),
+            cls(experts=256, heads=2, topk=3, key_dim=8, activation="silu", layers="all"),
             cls(experts=64, heads=3, topk=2, query_norm="batch", shared_keys=False, replace=True, bank_std=1.0),
             cls(experts=36, heads=4, topk=1, query_norm="rms", scores="sigmoid", activation="gelu"),
         )
