@@ -115,7 +115,7 @@ def test_operations_go_and_a_tokens_rows_stay() -> None:
 
 def test_what_cannot_be_tabulated_is_refused_and_the_model_unchanged() -> None:
     model = vm.attach(tiny.host("qwen3"), vm.MoVE())
-    with pytest.raises(ValueError, match="nothing of move is computed from the token alone.*lookup_experts"):
+    with pytest.raises(ValueError, match=r"nothing of move is computed from the token alone.*lookup_experts"):
         vm.tabulate(model)
     model = trained()
     before = logits(model)
