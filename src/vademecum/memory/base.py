@@ -46,7 +46,7 @@ def every(step: int) -> Every:
 
 
 def chosen_layers(layers: Layers, count: int, kind: str) -> tuple[int, ...]:
-    """Layers that a rule picks of a host's ``count``; negative numbers count from the end, ``"middle"`` is one layer."""
+    """Layers that a rule picks out of ``count``; negative numbers count from the end, ``"middle"`` is one layer."""
     if isinstance(layers, Every):
         return tuple(i for i in range(count) if (count - 1 - i) % layers.step == 0)
     if layers == "all":
