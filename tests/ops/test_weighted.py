@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vademecum import ops
-from vademecum.ops.weighted import _dotted, _summed, bag, cpu, dots, scattered, weighted_sum
+from vademecum.ops.weighted import Lent, _dotted, _summed, bag, cpu, distinct, dots, scattered, weighted_sum
 from vademecum.ops.weighted.neurons import neurons
 
 
@@ -149,3 +149,30 @@ def test_neurons_equal_the_specification_with_all_gradients(
         results.append([out.detach(), *(leaf.grad for leaf in leaves)])
     for fast, slow in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+
+
+@given(places=st.lists(st.integers(0, 30), max_size=60), shape=st.sampled_from([(-1,), (1, -1)]))
+def test_distinct_places_are_those_of_a_sort(places: list[int], shape: tuple[int, ...]) -> None:
+    given_ = torch.tensor(places, dtype=torch.int64).view(shape)
+    for one, other in zip(distinct(given_, 31), torch.unique(given_.flatten(), return_inverse=True), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_place_that_there_is_not_is_not_marked() -> None:
+    with pytest.raises(IndexError, match="places -1 to 3 were given, but there are rows 0 to 4"):
+        distinct(torch.tensor([3, -1]), 5)
+
+
+def test_a_lent_table_has_the_gradient_of_its_rows_in_a_leaf_without_values() -> None:
+    rows, places, weights, x = case(9, 4, 40, 6)
+    unique, inside = distinct(places, 40)
+    for op, extra in ((weighted_sum, ()), (neurons, (torch.nn.functional.silu,))):
+        table = rows if op is weighted_sum else rows.view(20, 2, 6)
+        at = places if op is weighted_sum else places // 2
+        unique, inside = distinct(at, len(table))
+        leaf = torch.zeros((1,) * table.dim()).expand(len(unique), *table.shape[1:]).requires_grad_()
+        arguments = (weights,) if op is weighted_sum else (x, weights)
+        rows.grad = None
+        op(table, at, *arguments, *extra).square().sum().backward()
+        op(table.detach(), at, *arguments, *extra, lent=Lent(leaf, inside.view_as(at))).square().sum().backward()
+        torch.testing.assert_close(leaf.grad, rows.grad.view_as(table)[unique])

@@ -13,7 +13,7 @@ from vademecum.memory.bank import Bank, CodedRows
 from vademecum.memory.base import Cost
 from vademecum.memory.ledger import Ledger
 from vademecum.ops import specified
-from vademecum.ops.weighted import Lent
+from vademecum.ops.weighted import Lent, distinct
 from vademecum.stores.base import Store
 
 
@@ -79,7 +79,7 @@ class Pool(Bank):
     def _borrowed(self, slots: Tensor, ledger: Ledger) -> Found:
         """The table itself, with a gradient for the rows that are read: a copy of them would be as large as that."""
         assert self.weight is not None
-        lookup = Lookup.of(slots)
+        lookup = self.addressed(slots)
         lookup.require_within(self.rows)
         # One number stands for all values of the leaf, since nobody looks at them.
         zero = torch.zeros(1, 1, 1, device=slots.device)
@@ -91,7 +91,9 @@ class Pool(Bank):
         # Slots differ from token to token, so where the table itself can be read nothing is gained by a copy of rows.
         if self.resident and self.weight is not None and self.weight.device == addresses.device:
             return Lookup.of_table(addresses)
-        return super().addressed(addresses)
+        if torch.compiler.is_compiling():
+            return super().addressed(addresses)
+        return Lookup(addresses, *distinct(addresses, self.rows))
 
     def cost(self) -> Cost:
         """All rows are parameters; a token reads ``reads`` of them."""

@@ -19,8 +19,8 @@ from vademecum.ops.weighted import scattered, weighted_sum
 
 __all__ = ["search"]
 
-#: Scores of halves that are held at once (16 MiB of fp32).
-AT_ONCE = 2**22
+#: Scores of halves that are held at once (4 MiB of fp32).
+AT_ONCE = 2**20
 
 
 def search(query: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -100,18 +100,20 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _gradient(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, Tensor | None, None]:
     query, keys, slots = ctx.saved_tensors
     heads, _, count, half = keys.shape
-    # Both halves' keys as the rows of one table; a token's head has k places in it for each half.
-    first = torch.arange(0, 2 * heads * count, 2 * count, device=slots.device).view(1, heads, 1)
     above = torch.div(slots, count, rounding_mode="floor")
-    places = torch.stack([first + above, first + count + slots - above * count], 2).view(-1, slots.shape[-1])
-    weights = grad.unsqueeze(2).expand(-1, -1, 2, -1).reshape(-1, slots.shape[-1])
-    of_query = of_keys = None
-    if ctx.needs_input_grad[0]:
-        table = keys.detach().reshape(-1, half).to(grad.dtype)
-        of_query = weighted_sum(table, places, weights).view(query.shape).to(query.dtype)
-    if ctx.needs_input_grad[1]:
-        parts = query.detach().reshape(-1, half).to(grad.dtype)
-        of_keys = scattered(places, weights, parts, 2 * heads * count).view(keys.shape).to(keys.dtype)
+    # A half's keys of all heads as the rows of one table, from which a query reads k.
+    first = torch.arange(0, heads * count, count, device=slots.device).view(1, heads, 1)
+    weights = grad.reshape(-1, grad.shape[-1])
+    of_query = torch.empty_like(query) if ctx.needs_input_grad[0] else None
+    of_keys = torch.empty_like(keys) if ctx.needs_input_grad[1] else None
+    for side, chosen in enumerate((above, slots - above * count)):
+        places, here = (chosen + first).view(weights.shape), slice(side * half, (side + 1) * half)
+        if of_query is not None:
+            table = keys.detach()[:, side].reshape(-1, half).to(grad.dtype)
+            of_query[..., here] = weighted_sum(table, places, weights).view(len(query), heads, half)
+        if of_keys is not None:
+            parts = query.detach()[..., here].reshape(-1, half).to(grad.dtype)
+            of_keys[:, side] = scattered(places, weights, parts, heads * count).view(heads, count, half)
     return of_query, of_keys, None
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 from vademecum.ops import specified
 from vademecum.ops.weighted import bag, cpu, naive
 
-__all__ = ["Lent", "dots", "scattered", "weighted_sum"]
+__all__ = ["Lent", "distinct", "dots", "scattered", "weighted_sum"]
 
 
 class Lent(NamedTuple):
-    """Where the gradient of rows goes, if not to the rows themselves: a table is read where it lies, and only the rows
-    that were read have a gradient.
+    """Where the gradient of rows goes, if not to the rows themselves.
+
+    A table is then read where it lies, and only the rows that were read have a gradient.
 
     Attributes:
         leaf: ``[V, ...]``, one for each of the distinct rows that are read; its values are never looked at.
@@ -92,6 +93,23 @@ def scattered(places: Tensor, weights: Tensor, x: Tensor, count: int) -> Tensor:
     """
     out: Tensor = _scattered(places, weights, x, count)
     return out
+
+
+def distinct(places: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """``torch.unique(places, return_inverse=True)`` of places from 0 to ``count`` - 1.
+
+    On a CPU, and unless the table is very much larger than what is read of it, places are marked in a map of the table
+    instead of being sorted.
+
+    Raises:
+        IndexError: a place below 0 or from ``count`` on.
+    """
+    flat = places.reshape(-1)
+    if flat.device.type != "cpu" or not flat.numel() or count > cpu.SPARSE * flat.numel():
+        unique, inverse = torch.unique(flat, return_inverse=True)
+        return unique, inverse
+    _require_places(flat, count)
+    return cpu.distinct(flat, count)
 
 
 def _path(*tensors: Tensor) -> Any:
@@ -187,6 +205,10 @@ def _require(rows: Tensor, places: Tensor, other: Tensor, name: str, shape: tupl
 def _require_within(places: Tensor, rows: Tensor) -> None:
     # On a CPU the loops look nothing up; a GPU's own operators do.
     if places.device.type == "cpu" and places.numel():
-        low, high = (int(end) for end in places.aminmax())
-        if low < 0 or high >= len(rows):
-            raise IndexError(f"places {low} to {high} were given, but there are rows 0 to {len(rows) - 1}.")
+        _require_places(places, len(rows))
+
+
+def _require_places(places: Tensor, count: int) -> None:
+    low, high = (int(end) for end in places.aminmax())
+    if low < 0 or high >= count:
+        raise IndexError(f"places {low} to {high} were given, but there are rows 0 to {count - 1}.")

@@ -11,6 +11,9 @@ from torch import Tensor
 from vademecum.ops.mix import pages
 from vademecum.ops.mix.cpu import CHUNKS, DTYPES, SMALL, _array, _share_out
 
+#: Rows of a table for each read of it from which a map of the table costs more than sorting the reads.
+SPARSE = 64
+
 
 def supports(*tensors: Tensor) -> bool:
     """Whether this path can take the arguments: fp32 or bf16, on a CPU."""
@@ -41,6 +44,13 @@ def scattered(places: Tensor, weights: Tensor, x: Tensor, count: int) -> Tensor:
     _run(kernels().loops(x.shape[1]).scattered, count, places.numel() * x.shape[1],
          _array(weights), _array(x), order, offsets, out.numpy(), reads=offsets)  # fmt: skip
     return out
+
+
+def distinct(places: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The distinct ``places`` ``[R]`` of ``count``, ascending, and for each of the R which of them it is."""
+    inverse = torch.empty_like(places)
+    unique = kernels().distinct(places.numpy(), count, inverse.numpy())
+    return torch.from_numpy(unique), inverse
 
 
 def kernels() -> Any:

@@ -70,6 +70,24 @@ def ordered(places: Index, offsets: Index, order: Index) -> None:
         free[r] += 1
 
 
+@njit(cache=True, nogil=True)
+def distinct(places: Index, count: int, inverse: Index) -> Index:
+    """The distinct ``places`` of ``count``, ascending; ``inverse`` is filled with which of them each is."""
+    number = np.full(count, -1, np.int32)
+    for i in range(len(places)):
+        number[places[i]] = 0
+    found = 0
+    for r in range(count):
+        if number[r] == 0:
+            number[r] = found
+            found += 1
+    unique = np.empty(found, np.int64)
+    for i in range(len(places)):
+        inverse[i] = number[places[i]]
+        unique[inverse[i]] = places[i]
+    return unique
+
+
 @cache
 def _made(known: int) -> Loops:
     # The compiled code on disk is told apart by what a loop closes over, hence by the width.
