@@ -125,3 +125,15 @@ def test_a_compiler_is_told_the_truth() -> None:
 def test_what_cannot_be_searched_is_said(query, keys, k: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         search(torch.zeros(query), torch.zeros(keys), k)
+
+
+@pytest.mark.parametrize(
+    "values", [[-torch.inf, 0.0, torch.inf, 2.0], [torch.inf] * 4, [-torch.inf] * 4, [-0.0, 0.0] * 2]
+)
+def test_infinite_and_equal_keys_are_ranked_like_any_other(values: list[float]) -> None:
+    keys = torch.stack([torch.tensor(values * 5), torch.arange(20.0)]).view(1, 2, 20, 1)
+    scores, slots = search(torch.ones(1, 1, 2), keys, 7)
+    flat = (keys[0, 0] + keys[0, 1].T).flatten()
+    assert torch.equal(scores.flatten(), flat.topk(7).values)
+    assert torch.equal(flat[slots.flatten()], scores.flatten())
+    assert len(slots.unique()) == 7

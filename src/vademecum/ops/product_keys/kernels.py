@@ -9,27 +9,54 @@ from numba import njit
 
 from vademecum.ops.mix.kernels import Index, Wide
 
-#: Values that are looked at together, since most of them are below the k best so far.
-BLOCK = 32
+#: Values above a bound that are few enough to be sorted, over those that are wanted.
+SPARE = 6
+#: Halvings of the range in which the bound is looked for; equal values need many.
+HALVINGS = 16
 _OPTIONS: Any = {"cache": True, "nogil": True, "error_model": "numpy"}
+# Vectors of values are compared and counted at once; where NaN has been ruled out, they are also reduced at once.
+_COUNTING: Any = {**_OPTIONS, "fastmath": {"reassoc", "nsz"}}
+_REDUCING: Any = {**_OPTIONS, "fastmath": {"reassoc", "nsz", "nnan"}}
+
+
+def _reaching(values: Wide, bound: Any) -> Any:
+    """How many values reach ``bound``."""
+    total: Any = np.float32(0.0)
+    for j in range(len(values)):
+        total += np.float32(1.0) if values[j] >= bound else np.float32(0.0)
+    return total
+
+
+def _ends(values: Wide) -> tuple[Any, Any]:
+    """The least and the largest."""
+    low: Any = values[0]
+    high: Any = values[0]
+    for j in range(len(values)):
+        low, high = min(low, values[j]), max(high, values[j])
+    return low, high
 
 
 def _largest(values: Wide, best: Wide, at: Index) -> bool:
     """The ``len(best)`` largest of ``values``, in falling order, equal ones by their place; False where one is NaN."""
     k, count = len(best), len(values)
+    # NaN reaches nothing, not even the least of all numbers.
+    if _reaching(values, np.float32(-np.inf)) < count:
+        return False
+    low, high = _ends(values)
+    reaching: Any = np.float32(count)
+    for _ in range(HALVINGS):
+        if reaching <= k + SPARE:
+            break
+        middle = np.float32(0.5) * low + np.float32(0.5) * high
+        there = _reaching(values, middle)
+        if there >= k:
+            low, reaching = middle, there
+        else:
+            high = middle
     held = 0
-    for start in range(0, count, BLOCK):
-        stop = min(start + BLOCK, count)
-        if held == k:
-            least, above = best[k - 1], 0
-            for j in range(start, stop):
-                above += not values[j] <= least
-            if not above:
-                continue
-        for j in range(start, stop):
-            value = values[j]
-            if value != value:
-                return False
+    for j in range(count):
+        value = values[j]
+        if value >= low:
             if held < k:
                 held += 1
             elif not value > best[k - 1]:
@@ -48,7 +75,10 @@ def _insert(value: float, place: int, best: Wide, at: Index, held: int) -> None:
 
 
 def _select(halves: Wide, first: int, scores: Wide, slots: Index, at: Index) -> None:
-    """Fill ``scores`` and ``slots`` ``[N, H, k]`` from token ``first`` on out of ``halves`` ``[2H, T, n]``."""
+    """Fill ``scores`` and ``slots`` ``[N, H, k]`` from token ``first`` on; ``halves`` is ``[2H, T, n]``.
+
+    Chunks of tokens.
+    """
     count, k = halves.shape[2], scores.shape[2]
     few = min(k, count)
     a, b = np.empty(few, np.float32), np.empty(few, np.float32)
@@ -73,6 +103,8 @@ def _select(halves: Wide, first: int, scores: Wide, slots: Index, at: Index) -> 
                     _insert(value, of_a[i] * count + of_b[j], best, found, held)
 
 
+_reaching = njit(**_COUNTING)(_reaching)
+_ends = njit(**_REDUCING)(_ends)
 _insert = njit(**_OPTIONS)(_insert)
 _largest = njit(**_OPTIONS)(_largest)
 select: Any = njit(**_OPTIONS)(_select)
