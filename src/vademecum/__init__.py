@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from vademecum.kinds.move import MoVE as MoVE
     from vademecum.kinds.ngram import NGram as NGram
     from vademecum.kinds.none import NoMemory as NoMemory
+    from vademecum.kinds.peer import PEER as PEER
+    from vademecum.kinds.product_key import ProductKey as ProductKey
     from vademecum.kinds.token_ffn import TokenFFN as TokenFFN
     from vademecum.memory.base import every as every
     from vademecum.roles import param_groups as param_groups

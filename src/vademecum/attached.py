@@ -258,8 +258,8 @@ class Memories(nn.Module):
                 frame.before = history.before(kwargs.get("past_key_values"), len(ids), self._looks_back)
             if self._carries:
                 frame.carried = history.carried(kwargs.get("past_key_values"), len(ids), self._carries)
-            for key, bank in self.shared.items():
-                frame.shared[key] = cast(Shared, bank).read(frame)
+        for key, shared in self.shared.items():
+            frame.shared[key] = cast(Shared, shared).read(frame)
         learning = frame.training and torch.is_grad_enabled()
         for part in self._parts:
             if learning:

@@ -192,7 +192,8 @@ class Frame:
         shared: by kind, what was read once for all layers (``[U, ...]``).
         state: by layer key, buffers as they were when the forward began; a recompute must see the same ones.
         losses: by layer key and name, auxiliary losses (scalars, already weighted).
-        tallies: by layer key, what balancing counts by: ``counts`` ``[E]`` assignments, mean ``probability`` ``[E]``.
+        tallies: by layer key, what buffers learn from after the forward: of experts ``counts`` ``[E]`` assignments and
+            mean ``probability`` ``[E]``, of a query's batch norm ``mean`` and ``variance``.
         stats: by layer key, what the layer reports while recording.
         per_token: names of the statistics whose first dimension is the tokens.
         opened: whether a base model has filled the frame.

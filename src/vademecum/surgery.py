@@ -223,7 +223,10 @@ def prefetch(model: nn.Module, ids: Tensor) -> None:
 
 @contextmanager
 def knocked_out(model: nn.Module) -> Iterator[None]:
-    """Within the block, memories that add to a stream contribute nothing; experts stay, since nothing is left else."""
+    """Within the block, memories contribute nothing; experts stay, since nothing is left else.
+
+    A memory that took a feed-forward's place is silent too, and that layer then has neither.
+    """
     root = memories(model)
     before, root.muted = root.muted, True
     try:

@@ -173,7 +173,7 @@ class Bank(Shared):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Bank:
         """A copy is lent to nobody: on the device its rows are a trainable parameter."""
-        twin = Bank.__new__(Bank)
+        twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         if self.ledger is not None and twin.weight is not None:
@@ -206,7 +206,7 @@ class Bank(Shared):
         device = "cpu" if self.weight is None else self.weight.device
         return Ram(torch.zeros(self.rows, *row_shape, device=device), place=self.where)
 
-    def read(self, frame: Frame) -> Tensor | CodedRows:
+    def read(self, frame: Frame) -> Any:
         """Rows ``[U, M, H, D]`` of the forward's distinct ids; in a compiled graph the table itself.
 
         Raises:

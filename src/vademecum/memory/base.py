@@ -46,16 +46,18 @@ def every(step: int) -> Every:
 
 
 def chosen_layers(layers: Layers, count: int, kind: str) -> tuple[int, ...]:
-    """Layer numbers that a rule picks from a host with ``count`` layers; negative numbers count from the end."""
+    """Layers that a rule picks out of ``count``; negative numbers count from the end, ``"middle"`` is one layer."""
     if isinstance(layers, Every):
         return tuple(i for i in range(count) if (count - 1 - i) % layers.step == 0)
     if layers == "all":
         return tuple(range(count))
+    if layers == "middle":
+        return (count // 2,)
     if isinstance(layers, int):
         layers = (layers,)
     if isinstance(layers, str) or not layers:
         raise ValueError(
-            f"{kind}(layers={layers!r}) was given; expected 'all', a list of layer numbers or every(n), "
+            f"{kind}(layers={layers!r}) was given; expected 'all', 'middle', a list of layer numbers or every(n), "
             f"for instance layers=[0, {count - 1}]."
         )
     wrong = [i for i in layers if not -count <= i < count]
