@@ -13,12 +13,21 @@ from safetensors.torch import load_file
 import vademecum as vm
 from tests import tiny
 from vademecum import files
+from vademecum.converting import convert
 from vademecum.memory import placing
 from vademecum.memory.base import Kind
 from vademecum.stores import placement
 from vademecum.stores.disk import Disk
 
-KINDS: dict[str, tuple[Kind, ...]] = {"move": (vm.MoVE(slots=3),), "lave": (vm.LaVE(),), "both": (vm.MoVE(), vm.LaVE())}
+KINDS: dict[str, tuple[Kind, ...]] = {
+    "move": (vm.MoVE(slots=3),),
+    "lave": (vm.LaVE(),),
+    "both": (vm.MoVE(), vm.LaVE()),
+    "values": (vm.BankOfValues(layers=[0]), vm.MemoryAttention(layers=[1])),
+    "feed forward": (vm.TokenFFN(layers=[0]), vm.TokenFFN(mode="multiply", layers=[1])),
+    "tabulated": (vm.LookupExperts(experts=2, tabulated=True),),
+    "ngram": (vm.NGram(layers="all", heads=2, width=16),),
+}
 PLACES = ("device", "ram", "disk")
 every_kind = pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
 
@@ -270,3 +279,20 @@ def test_prefetching_is_checked_like_reading(saved: Path) -> None:
     with pytest.raises(ValueError, match="expected a tensor of token ids"):
         vm.prefetch(model, [1, 2])
     vm.prefetch(model, torch.tensor([], dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("place", ["ram", "disk"])
+def test_every_kind_of_bank_is_read_compressed(kinds: tuple[Kind, ...], place: str, tmp_path: Path) -> None:
+    model = vm.attach(tiny.host("qwen3"), *kinds)
+    tiny.shake(model)
+    expected = logits(model)
+    vm.save(model, tmp_path / "saved")
+    convert(tmp_path / "saved", tmp_path / "int8", bank="int8")
+    compressed = vm.load(tiny.host("qwen3"), tmp_path / "int8", bank=place, bank_cap=30_000)
+    assert not torch.equal(expected, logits(compressed))
+    torch.testing.assert_close(logits(compressed), expected, rtol=0.05, atol=0.02)
+    # With ids to keep, only banks that are read by token lose rows: those of the ids that are left out.
+    convert(tmp_path / "saved", tmp_path / "kept", bank="bf16", prune=True, keep=tiny.ids().unique())
+    kept = vm.load(tiny.host("qwen3"), tmp_path / "kept", bank=place, bank_cap=30_000)
+    torch.testing.assert_close(logits(kept), expected, rtol=0.05, atol=0.02)

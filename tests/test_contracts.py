@@ -35,18 +35,17 @@ def _examples(host: str) -> list[Kind]:
 
 
 def _mixes(host: str) -> list[tuple[Kind, ...]]:
-    """One of every kind beside the others, in as few mixes as what they take from a layer allows."""
-    mixes: list[list[Kind]] = [[]]
-    for kind in KINDS.values():
-        example = next((one for one in kind.examples() if _fits(one, host)), None)
-        if example is None:
-            continue
-        free = (mix for mix in mixes if not any(other.takes & example.takes for other in mix))
-        mix = next(free, None)
-        if mix is None:
-            mixes.append(mix := [])
-        mix.append(example)
-    return [tuple(mix) for mix in mixes if len(mix) > 1]
+    """One of every kind beside all others that want nothing it takes from a layer, in as few mixes as that allows."""
+    firsts = [next((one for one in kind.examples() if _fits(one, host)), None) for kind in KINDS.values()]
+    examples, mixes = [one for one in firsts if one is not None], []
+    for example in examples:
+        if not any(example in mix for mix in mixes):
+            mix = [example]
+            for other in examples:
+                if other is not example and not any(other.takes & one.takes for one in mix):
+                    mix.append(other)
+            mixes.append(tuple(mix))
+    return mixes
 
 
 CASES = [

@@ -20,7 +20,7 @@ FLOORS = (
     {"stores"},
     {"memory"},
     {"experts", "recording"},
-    {"kinds", "attached", "surgery", "grafting", "naming"},
+    {"kinds", "attached", "surgery", "grafting", "naming", "tabulating"},
     {"state", "roles", "rows", "saving", "sharding", "about", "converting"},
     {"vademecum"},
     {"training", "analysis", "pages", "editing"},

@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from vademecum import hosts as hosts
     from vademecum import kinds as kinds
     from vademecum import ops as ops
+    from vademecum.kinds.bank_of_values import BankOfValues as BankOfValues
     from vademecum.kinds.entries import Entries as Entries
     from vademecum.kinds.lave import LaVE as LaVE
+    from vademecum.kinds.lookup_experts import LookupExperts as LookupExperts
+    from vademecum.kinds.memory_attention import MemoryAttention as MemoryAttention
     from vademecum.kinds.moe import MoE as MoE
     from vademecum.kinds.move import MoVE as MoVE
+    from vademecum.kinds.ngram import NGram as NGram
     from vademecum.kinds.none import NoMemory as NoMemory
+    from vademecum.kinds.peer import PEER as PEER
+    from vademecum.kinds.product_key import ProductKey as ProductKey
+    from vademecum.kinds.token_ffn import TokenFFN as TokenFFN
     from vademecum.memory.base import every as every
     from vademecum.roles import param_groups as param_groups
     from vademecum.rows import RowOptimizer as RowOptimizer
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from vademecum.surgery import memories as memories
     from vademecum.surgery import prefetch as prefetch
     from vademecum.surgery import record as record
+    from vademecum.tabulating import tabulate as tabulate
 
 __version__ = "0.1.0"
 
@@ -54,6 +62,7 @@ _HOMES: Mapping[str, str] = {
     "record": "surgery",
     "save": "saving",
     "shard_experts": "sharding",
+    "tabulate": "tabulating",
 }
 
 

@@ -50,20 +50,27 @@ class About:
         kinds: what ``Kind.to_dict`` gave, one each; ``kinds.from_dict`` takes every one of them.
         host: the numbers of the host that it was made for; ``vocabulary`` is among them.
         banks: how the compressed banks are stored, by the banks' names.
+        tables: rows of the banks that are not read by token id, by the banks' names.
     """
 
     kinds: tuple[Mapping[str, Any], ...]
     host: Mapping[str, Any]
     banks: Mapping[str, Form] = field(default_factory=dict)
+    tables: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def vocabulary(self) -> int:
-        """Ids that the host had, and rows of every bank."""
+        """Ids that the host had, and rows of every bank that is read by them."""
         return int(self.host["vocabulary"])
 
+    def rows_of(self, bank: str) -> int:
+        """Rows of the bank of that name."""
+        return self.tables.get(bank, self.vocabulary)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``memory.json``; no ``banks`` where none is compressed."""
+        """Plain data for ``memory.json``; no ``banks`` where none is compressed, no ``tables`` where there are none."""
         plain = {"format": FORMAT, "kinds": [dict(kind) for kind in self.kinds], "host": dict(self.host)}
+        plain |= {"tables": dict(self.tables)} if self.tables else {}
         return plain | ({"banks": {name: form.to_dict() for name, form in self.banks.items()}} if self.banks else {})
 
     def to_json(self) -> str:
@@ -95,7 +102,7 @@ def read(folder: Path) -> About:
             f"{folder} has memory format {data.get('format')!r}, this version reads {FORMAT}; "
             f"load it with the version of vademecum that wrote it."
         )
-    about = About(_kinds(path, data), _host(path, data), _banks(path, data))
+    about = About(_kinds(path, data), _host(path, data), _banks(path, data), _tables(path, data))
     _compare(path, about, tables.entries(folder / TENSORS))
     return about
 
@@ -137,6 +144,13 @@ def _banks(path: Path, data: Mapping[str, Any]) -> Mapping[str, Form]:
     return {name: _form(path, name, each) for name, each in given.items()}
 
 
+def _tables(path: Path, data: Mapping[str, Any]) -> Mapping[str, int]:
+    given = data.get("tables", {})
+    if not isinstance(given, dict) or not all(_whole(rows, 1) for rows in given.values()):
+        raise _damaged(path, "'tables' was expected to hold numbers of rows by the names of banks", given)
+    return given
+
+
 def _form(path: Path, name: str, given: object) -> Form:
     if not isinstance(given, dict):
         raise _damaged(path, f"{name!r} of its 'banks' was expected to have a format, slots, width and rows", given)
@@ -171,8 +185,9 @@ def _compare(path: Path, about: About, found: Mapping[str, tables.Entry]) -> Non
     # Nothing but a bank is a weight of three dimensions: [rows, slots, width].
     rows |= {name: one.shape[0] for name, one in found.items() if name.endswith(".weight") and len(one.shape) == 3}
     for name, count in rows.items():
-        if count != about.vocabulary:
-            raise files.Damaged(
-                f"{path} gives the host a vocabulary of {about.vocabulary} where {name!r} has {count} rows: restore it "
-                "from a good copy."
-            )
+        if count != about.rows_of(name):
+            said = f"gives {name!r} {about.tables[name]} rows" if name in about.tables else None
+            said = said or f"gives the host a vocabulary of {about.vocabulary}"
+            raise files.Damaged(f"{path} {said} where {name!r} has {count} rows: restore it from a good copy.")
+    if missing := sorted(about.tables.keys() - rows.keys()):
+        raise files.Damaged(f"{path.with_name(TENSORS)} holds no bank {missing[0]!r}, which {path.name} lists.")

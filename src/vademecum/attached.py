@@ -27,6 +27,8 @@ from vademecum.ops import specified
 from vademecum.ops.mix.decode import FEW
 from vademecum.recording import Listener
 
+#: Signs of a setting that are shown.
+LONG = 80
 #: Name of the submodule under which an attached model holds what its layers share.
 ROOT = "vademecum"
 
@@ -60,7 +62,7 @@ class Memories(nn.Module):
         shared: by key, what a kind owns once for all layers.
         muted: whether value memories contribute nothing (``vademecum.surgery.knocked_out``).
         listeners: who is listening (``vm.record``).
-        scratch: folder of the banks' files where the caller named none; it goes with this object.
+        scratch: folders of the banks' files where the caller named none; they go with this object.
     """
 
     def __init__(self, host: Host, kinds: Mapping[str, Kind], shared: Mapping[str, Shared]) -> None:
@@ -69,8 +71,9 @@ class Memories(nn.Module):
         self.shape = host.shape
         self.shared = nn.ModuleDict(shared)
         self._looks_back = max((one.looks_back for one in shared.values()), default=0)
+        self._carries: dict[str, int] = {}
         self.muted = False
-        self.scratch: Scratch | None = None
+        self.scratch: tuple[Scratch, ...] = ()
         self.listeners: list[Listener] = []
         # A tuple hides the modules in it from nn.Module: a host is not part of its own memory.
         self._host = (host,)
@@ -125,6 +128,7 @@ class Memories(nn.Module):
             size = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
             size += sum(bank.nbytes for bank in banks if bank.store is not None)
             settings = {k: v for k, v in kind.to_dict().items() if k not in ("kind", "layers") and v is not None}
+            settings = {k: v if len(str(v)) <= LONG else f"{str(v)[:LONG]}..." for k, v in settings.items()}
             rows.append(
                 (
                     key,
@@ -154,6 +158,8 @@ class Memories(nn.Module):
         # First noted, then put in place: what is interrupted in between can be taken off again.
         self._sites = tuple(placed)
         self._parts = tuple(part for _, _, part in self.parts())
+        self._looks_back = max((self._looks_back, *(part.looks_back for part in self._parts)))
+        self._carries = {part.key: part.carries for part in self._parts if part.carries}
         for _, _, wrapper in placed:
             wrapper.stand(self.host)
         if placed:
@@ -250,8 +256,10 @@ class Memories(nn.Module):
             )
             if self._looks_back and frame.before is None:
                 frame.before = history.before(kwargs.get("past_key_values"), len(ids), self._looks_back)
-            for key, bank in self.shared.items():
-                frame.shared[key] = cast(Shared, bank).read(frame)
+            if self._carries:
+                frame.carried = history.carried(kwargs.get("past_key_values"), len(ids), self._carries)
+        for key, shared in self.shared.items():
+            frame.shared[key] = cast(Shared, shared).read(frame)
         learning = frame.training and torch.is_grad_enabled()
         for part in self._parts:
             if learning:
@@ -278,6 +286,7 @@ class Memories(nn.Module):
                 part.settle(frame)
         if self._looks_back and frame.lookup is not None:
             history.remember(history.of_output(output), frame.tokens(), frame.before)
+            history.leave(history.of_output(output), frame.left)
         for listener in self.listeners:
             listener.hear(frame)
         if not frame.summed:

@@ -54,8 +54,8 @@ def extend(
         )
     if prepare is not None:
         prepare(built)
-    there = [] if root is None else _made(root)
-    _replace(model, found, root, _ordered([*there, (kind, built)]))
+    there = [] if root is None else made(root)
+    replace(model, found, root, _ordered([*there, (kind, built)]))
     return built
 
 
@@ -66,11 +66,11 @@ def withdraw(model: nn.Module, kind: Kind) -> None:
         ValueError: it is not there, or the model is being recorded. The model is then unchanged.
     """
     root = memories(model)
-    there = _made(root)
+    there = made(root)
     left = [(other, built) for other, built in there if other is not kind]
     if len(left) == len(there):
         raise ValueError(f"this {type(kind).__name__} is not on the model; on it are {', '.join(root.kinds)}.")
-    _replace(model, root.host, root, left)
+    replace(model, root.host, root, left)
 
 
 def _root(model: nn.Module) -> Memories | None:
@@ -78,7 +78,8 @@ def _root(model: nn.Module) -> Memories | None:
     return root if isinstance(root, Memories) else None
 
 
-def _made(root: Memories) -> list[Made]:
+def made(root: Memories) -> list[Made]:
+    """The kinds of ``root`` with their modules."""
     parts: dict[str, dict[int, Part]] = {}
     for key, layer, part in root.parts():
         parts.setdefault(key, {})[layer] = part
@@ -93,11 +94,16 @@ def _ordered(made: Sequence[Made]) -> list[Made]:
     return sorted(made, key=lambda one: getattr(one[0], "label", ""))
 
 
-def _replace(model: nn.Module, host: hosts.Host, old: Memories | None, made: Sequence[Made]) -> None:
-    keys = keys_of(tuple(kind for kind, _ in made))
+def replace(model: nn.Module, host: hosts.Host, old: Memories | None, wanted: Sequence[Made]) -> None:
+    """Put ``wanted`` on ``model`` in the place of ``old``, whose modules may be among them.
+
+    Raises:
+        ValueError: the model is being recorded, or two want one place. The model is then unchanged.
+    """
+    keys = keys_of(tuple(kind for kind, _ in wanted))
     parts: dict[tuple[int, str], dict[str, Part]] = {}
     shared: dict[str, Shared] = {}
-    for key, (_, built) in zip(keys, made, strict=True):
+    for key, (_, built) in zip(keys, wanted, strict=True):
         for layer, part in built.parts.items():
             put(parts, key, layer, part)
         if built.shared is not None:
@@ -112,7 +118,7 @@ def _replace(model: nn.Module, host: hosts.Host, old: Memories | None, made: Seq
         if old is not None:
             new.muted, new.scratch = old.muted, old.scratch
             old.remove()
-        if made:
+        if wanted:
             new.place(parts)
     except BaseException:
         new.remove()

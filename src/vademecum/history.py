@@ -1,4 +1,4 @@
-"""The token ids that came before a forward, where a key-value cache stands for them.
+"""What came before a forward, where a key-value cache stands for it: token ids, and what layers left for later.
 
 A memory that looks back more than one token needs them, and a forward is given only what is new. They are kept on the
 cache itself: a cache that is copied takes them along, one that is cut back makes the rest meaningless, and where beams
@@ -7,6 +7,7 @@ are reordered they are reordered too.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 _KEPT = "vademecum_ids"
+_LEFT = "vademecum_left"
 
 
 def of_output(output: Any) -> Any | None:
@@ -69,20 +71,71 @@ def remember(kept: Any | None, ids: Tensor, came_before: Tensor | None) -> None:
         seen = came_before
     if earlier < 0 or (earlier and (seen is None or seen.shape[1] < earlier)):
         return  # nothing that a later forward could rely on; it will say so
-    if not isinstance(kept, Remembering):
-        cls: type = type(kept)
-        kept.__class__ = _remembering(cls)
+    _remember_with(kept)
     setattr(kept, _KEPT, ids if earlier == 0 else torch.cat([seen[:, :earlier].to(ids.device), ids], 1))  # type: ignore[index]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def carried(kept: Any | None, texts: int, back: Mapping[str, int]) -> dict[str, Tensor]:
+    """By layer key, ``[B, n, ...]`` the last steps that ``kept`` stands for; none where it is empty.
+
+    Args:
+        kept: the cache that a forward is given, or None.
+        texts: B of the forward.
+        back: by layer key, how many steps it reads.
+
+    Raises:
+        RuntimeError: the cache was not filled with these layers, or was cut back further than they remember.
+    """
+    length = 0 if kept is None else int(kept.get_seq_length())
+    if length == 0:
+        return {}
+    noted: tuple[int, dict[str, Tensor]] = getattr(kept, _LEFT, None) or (0, {})
+    reached, left = noted
+    found: dict[str, Tensor] = {}
+    for key, count in back.items():
+        steps = left.get(key)
+        whole = 0 if steps is None else steps.shape[1] - (reached - length)
+        if steps is None or len(steps) != texts or reached < length or whole < min(count, length):
+            what = "nothing" if steps is None else f"the last {steps.shape[1]} of {reached} for {len(steps)} texts"
+            raise RuntimeError(
+                f"the cache stands for {length} tokens of {texts} texts, and {key}, which reads {count} steps of its "
+                f"own before them, has kept {what}; let the model with its memory fill the cache, or begin anew "
+                f"without one."
+            )
+        found[key] = steps[:, :whole]
+    return found
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def leave(kept: Any | None, left: Mapping[str, Tensor]) -> None:
+    """Note on ``kept`` what layers leave after the forward that filled it."""
+    if kept is not None and left:
+        _remember_with(kept)
+        setattr(kept, _LEFT, (int(kept.get_seq_length()), dict(left)))
+
+
+def _remember_with(kept: Any) -> None:
+    if not isinstance(kept, Remembering):
+        cls: type = type(kept)
+        kept.__class__ = _remembering(cls)
+
+
 class Remembering:
-    """What a cache does with its ids where it moves its texts about; mixed into the cache's own class."""
+    """What a cache does with what it remembers where it moves its texts about; mixed into the cache's own class."""
 
     vademecum_ids: Tensor | None = None
+    vademecum_left: tuple[int, dict[str, Tensor]] | None = None
+
+    def _each(self, moved: Callable[[Tensor], Tensor]) -> None:
+        if self.vademecum_ids is not None:
+            self.vademecum_ids = moved(self.vademecum_ids)
+        if self.vademecum_left is not None:
+            reached, left = self.vademecum_left
+            self.vademecum_left = (reached, {key: moved(steps) for key, steps in left.items()})
 
     def _moved(self, index: Tensor) -> None:
-        if self.vademecum_ids is not None:
-            self.vademecum_ids = self.vademecum_ids[index.to(self.vademecum_ids.device)]
+        self._each(lambda one: one[index.to(one.device)])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """As the cache does."""
@@ -97,13 +150,12 @@ class Remembering:
     def batch_repeat_interleave(self, repeats: int) -> None:
         """As the cache does."""
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        if self.vademecum_ids is not None:
-            self.vademecum_ids = self.vademecum_ids.repeat_interleave(repeats, 0)
+        self._each(lambda one: one.repeat_interleave(repeats, 0))
 
     def reset(self) -> None:
         """As the cache does."""
         super().reset()  # type: ignore[misc]
-        self.vademecum_ids = None
+        self.vademecum_ids = self.vademecum_left = None
 
 
 @cache

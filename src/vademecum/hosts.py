@@ -249,9 +249,7 @@ FAMILIES: Mapping[str, Family] = {
         slice=Interleaved(),
         names=FeedForwardNames(up="dense_h_to_4h", down="dense_4h_to_h", gate=None),
     ),
-    "deepseek_v3": Family(
-        value="kv_a_proj_with_mqa", key=None, slice=Latent(), routers=RouterNames(scores="sigmoid")
-    ),
+    "deepseek_v3": Family(value="kv_a_proj_with_mqa", key=None, slice=Latent(), routers=RouterNames(scores="sigmoid")),
 }
 
 

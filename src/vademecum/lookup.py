@@ -20,6 +20,8 @@ KEYWORD = "memory_frame"
 #: Keyword with which a caller who passes ``inputs_embeds`` says which ids the positions stand for.
 IDS_KEYWORD = "memory_ids"
 
+#: Steps that a layer leaves for later beyond those that it reads, for a cache that is cut back by as many.
+SPARE = 64
 #: Tokens of a segment on a GPU, where one that holds many would keep a processor busy after all others are done.
 LONGEST = 64
 
@@ -85,9 +87,15 @@ class Lookup:
         """
         flat = ids.reshape(-1)
         if torch.compiler.is_compiling() or flat.numel() == 1:
-            return Lookup(ids, flat, torch.arange(flat.numel(), device=flat.device))._ready()
+            return Lookup.of_each(ids)
         unique, inverse = torch.unique(flat, return_inverse=True)
         return Lookup(ids, unique, inverse)
+
+    @staticmethod
+    def of_each(ids: Tensor) -> Lookup:
+        """Every position of ``ids`` ``[B, T]`` has a row of its own."""
+        flat = ids.reshape(-1)
+        return Lookup(ids, flat, torch.arange(flat.numel(), device=flat.device))._ready()
 
     def bags(self, slots: int, heads: int) -> Tensor:
         """``[B*T*H, M]``: for token n and head h, the rows of a table ``[U*M*H, D]`` that hold its M slots.
@@ -178,11 +186,14 @@ class Frame:
         muted: whether value memories are knocked out (``knocked_out``).
         ids: ``[B*T]`` token ids, or None where embeddings were given without them.
         before: ``[B, n]`` ids of the tokens before, as far as a memory looks back; None where there are none.
+        carried: by layer key, what a layer left for later: its own last steps before this forward, ``[B, n, ...]``.
+        left: by layer key, what it leaves in this one.
         mask: ``[B*T]`` True where a token is real (not padding), or None when all are.
         shared: by kind, what was read once for all layers (``[U, ...]``).
         state: by layer key, buffers as they were when the forward began; a recompute must see the same ones.
         losses: by layer key and name, auxiliary losses (scalars, already weighted).
-        tallies: by layer key, what balancing counts by: ``counts`` ``[E]`` assignments, mean ``probability`` ``[E]``.
+        tallies: by layer key, what buffers learn from after the forward: of experts ``counts`` ``[E]`` assignments and
+            mean ``probability`` ``[E]``, of a query's batch norm ``mean`` and ``variance``.
         stats: by layer key, what the layer reports while recording.
         per_token: names of the statistics whose first dimension is the tokens.
         opened: whether a base model has filled the frame.
@@ -200,6 +211,8 @@ class Frame:
     ids: Tensor | None = None
     before: Tensor | None = None
     mask: Tensor | None = None
+    carried: dict[str, Tensor] = field(default_factory=dict)
+    left: dict[str, Tensor] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
@@ -217,6 +230,17 @@ class Frame:
         if self.lookup is None:
             raise RuntimeError("a memory addressed by token ids ran in a forward that has no ids.")
         return self.lookup
+
+    def carry(self, key: str, steps: Tensor, back: int) -> Tensor:
+        """A layer's steps ``[B, n + T, ...]``: its ``steps`` of this forward and, as far as known, ``back`` before.
+
+        They are left for a later forward, on the cache that stands for these tokens.
+        """
+        earlier = self.carried.get(key)
+        if earlier is not None:
+            steps = torch.cat([earlier.to(steps), steps], 1)
+        self.left[key] = steps[:, -(back + SPARE) :]
+        return steps
 
     def tokens(self) -> Tensor:
         """``[B, T]`` ids of this forward, -1 where a token is padding."""

@@ -37,7 +37,11 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         ValueError: nothing is attached, or a bank is compressed.
     """
     root = memories(model)
-    said = about.About(tuple(kind.to_dict() for kind in root.kinds.values()), root.shape.to_dict())
+    said = about.About(
+        tuple(kind.to_dict() for kind in root.kinds.values()),
+        root.shape.to_dict(),
+        tables={name: bank.rows for name, bank in root.banks().items() if not bank.by_token},
+    )
     tensors = memory_state_dict(model)
     for name, one in tensors.items():
         if isinstance(one, Coded):

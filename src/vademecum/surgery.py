@@ -7,7 +7,7 @@ the host as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,7 +199,8 @@ def _bare_forward(listener: Listener) -> Any:
 def prefetch(model: nn.Module, ids: Tensor) -> None:
     """Say that a forward on ``ids`` comes soon: banks on disk begin to read its rows in the background.
 
-    Banks that are not read by token id are left alone. Changes no result. Of use between requests and between batches; a forward that starts at once gains nothing.
+    Banks that are not read by token id are left alone. Changes no result. Of use between requests and between batches;
+    a forward that starts at once gains nothing.
 
     Raises:
         ValueError: nothing is attached, no tensor of ids, or an id that a bank does not have.
@@ -222,7 +223,10 @@ def prefetch(model: nn.Module, ids: Tensor) -> None:
 
 @contextmanager
 def knocked_out(model: nn.Module) -> Iterator[None]:
-    """Within the block, memories that add to a stream contribute nothing; experts stay, since nothing is left else."""
+    """Within the block, memories contribute nothing; experts stay, since nothing is left else.
+
+    A memory that took a feed-forward's place is silent too, and that layer then has neither.
+    """
     root = memories(model)
     before, root.muted = root.muted, True
     try:
@@ -294,9 +298,13 @@ def site_of(host: hosts.Host) -> Site:
             )
         return str(name)
 
+    def embedding() -> Any:
+        base: Any = host.base
+        return base.get_input_embeddings()
+
     def own_values(layer: int) -> Callable[[Tensor], Tensor]:
         # The modules are found now: they are asked when a table is placed, and something may stand before them then.
-        table, project, shape = host.base.get_input_embeddings(), host.module(layer, "value"), host.shape
+        table, project, shape = embedding(), host.module(layer, "value"), host.shape
         norm = nn.Identity() if host.family.norm is None else host.layers[layer].get_submodule(host.family.norm)
 
         @torch.no_grad()
@@ -317,6 +325,6 @@ def site_of(host: hosts.Host) -> Site:
         activation=activation,
         init_std=float(getattr(host.config, "initializer_range", 0.02)),
         slice=host.family.slice,
-        embedding=host.base.get_input_embeddings,
+        embedding=embedding,
         own_values=own_values,
     )

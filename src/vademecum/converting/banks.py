@@ -72,7 +72,8 @@ def convert(
         fold: store rows of equal bytes once. Changes nothing that is read.
         prune: drop rows, which then read as zeros: those that are zero (which changes nothing that is read), or with
             ``keep`` all others.
-        keep: ids of the rows that stay where ``prune`` is asked for: those that a text reads.
+        keep: ids of the rows that stay where ``prune`` is asked for: those that a text reads. Banks that are not read
+            by token id keep all rows but those that are zero.
         progress: told what is done, and of how many rows.
 
     Returns:
@@ -106,7 +107,7 @@ def convert(
         described: dict[str, Form] = {}
         written = []
         for name, table in banks.items():
-            found = kept(name, table, fold, prune, keep, progress)
+            found = kept(name, table, fold, prune, None if name in about.tables else keep, progress)
             plain = form.dtype is not None and not fold and not prune
             encoded = _Encoded(name, table, form, found, plain, progress)
             written.append(encoded)
@@ -138,11 +139,12 @@ def _banks(source: Path, about: About, form: Format) -> dict[str, Store]:
             f"{again[0]} in {source} is in {about.banks[again[0]].format} already, and compressing it again would add "
             f"the errors of both; convert the folder that it was made from to {form.name}, or this one to bf16 or fp32."
         )
-    # A bank has a row of slots for every id of the vocabulary; nothing else in a memory is of that shape.
+    # A bank has a row of slots for every id of the vocabulary, or as many rows as are said; nothing else in a memory is
+    # of that shape.
     plain = [
         name
         for name, entry in tables.entries(source / TENSORS).items()
-        if name.endswith(".weight") and len(entry.shape) == 3 and entry.shape[0] == about.vocabulary
+        if name.endswith(".weight") and len(entry.shape) == 3 and entry.shape[0] == about.rows_of(name)
     ]
     if not about.banks and not plain:
         kinds = ", ".join(str(kind["kind"]) for kind in about.kinds)

@@ -88,6 +88,19 @@ class Experts(nn.Module):
         networks = Networks(self.up, self.down, self.up_bias, self.down_bias, act=self.act, gated=self.gated)
         return self.dispatch(hidden, routes, networks.to(hidden.dtype))
 
+    def each(self, hidden: Tensor) -> Tensor:
+        """What every expert makes of every row of ``[U, d]``: ``[U, E, d]``."""
+        inner = torch.einsum("ud,edf->euf", hidden, self.up.to(hidden.dtype))
+        if self.up_bias is not None:
+            inner = inner + self.up_bias[:, None]
+        if self.gated:
+            gate, up = inner.chunk(2, dim=-1)
+            inner = self.act(gate) * up
+        else:
+            inner = self.act(inner)
+        out = torch.einsum("euf,efd->ued", inner, self.down.to(inner.dtype))
+        return out if self.down_bias is None else out + self.down_bias
+
     def params_of_one(self) -> int:
         """Parameters of a single expert."""
         return sum(p.numel() for p in self.parameters()) // len(self.up)

@@ -67,14 +67,16 @@ def _value(key: str, text: str) -> Any:
 
 
 def _layers(text: str) -> Any:
-    if text == "all":
+    if text in ("all", "middle"):
         return text
     try:
         if text.startswith("every"):
             return {"every": int(text.removeprefix("every"))}
         return [int(number) for number in text.split("+")]
     except ValueError:
-        raise ValueError(f"layers={text} was given; expected all, every2 or layer numbers such as 0+3.") from None
+        raise ValueError(
+            f"layers={text} was given; expected all, middle, every2 or layer numbers such as 0+3."
+        ) from None
 
 
 def table() -> str:

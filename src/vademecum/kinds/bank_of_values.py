@@ -37,7 +37,6 @@ class BankOfValues(Kind):
     name: ClassVar[str] = "bank_of_values"
     title: ClassVar[str] = "Bank of Values (values looked up, no value projection)"
     paper: ClassVar[str] = "arXiv:2606.02780"
-    takes: ClassVar[frozenset[str]] = frozenset({"value"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,6 +46,10 @@ class BankOfValues(Kind):
             "BankOfValues(aligned=False, bank_std=0) would start with values of zero, from which attention learns "
             "nothing; give bank_std a positive value, or write aligned=True.",
         )
+
+    @property
+    def takes(self) -> frozenset[str]:
+        return frozenset({"value"})
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -38,7 +38,6 @@ class MemoryAttention(Kind):
     name: ClassVar[str] = "memory_attention"
     title: ClassVar[str] = "Memory Attention (value = key + row)"
     paper: ClassVar[str] = "arXiv:2609.28399"
-    takes: ClassVar[frozenset[str]] = frozenset({"value"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,10 +48,14 @@ class MemoryAttention(Kind):
         )
 
     @property
+    def takes(self) -> frozenset[str]:
+        return frozenset({"value"})
+
+    @property
     def needs(self) -> frozenset[Need]:
         return frozenset({Need.VALUES})
 
-    def tabulated(self) -> Self | None:
+    def as_table(self) -> Self | None:
         return None if self.folded else dataclasses.replace(self, folded=True)
 
     def build(self, site: Site, layers: tuple[int, ...]) -> Built:

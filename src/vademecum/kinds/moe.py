@@ -88,7 +88,10 @@ class MoE(Kind):
     paper: ClassVar[str] = "arXiv:2101.03961, arXiv:2401.04088, arXiv:2412.19437"
     addressed: ClassVar[bool] = False
     replaces_feed_forward: ClassVar[bool] = True
-    takes: ClassVar[frozenset[str]] = frozenset({"feed_forward"})
+
+    @property
+    def takes(self) -> frozenset[str]:
+        return frozenset({"feed_forward"})
 
     @classmethod
     def like(cls, style: str, **changes: Any) -> Self:

@@ -46,7 +46,6 @@ class TokenFFN(Kind):
     name: ClassVar[str] = "token_ffn"
     title: ClassVar[str] = "Token-indexed feed-forward (STEM, DeepEmbed)"
     paper: ClassVar[str] = "arXiv:2601.10639"
-    takes: ClassVar[frozenset[str]] = frozenset({"feed_forward"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +54,10 @@ class TokenFFN(Kind):
             self.mode in MODES,
             f"TokenFFN(mode={self.mode!r}) was given; expected one of {', '.join(map(repr, MODES))}.",
         )
+
+    @property
+    def takes(self) -> frozenset[str]:
+        return frozenset({"feed_forward"})
 
     @property
     def needs(self) -> frozenset[Need]:

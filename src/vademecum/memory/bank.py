@@ -94,12 +94,10 @@ class Bank(Shared):
         values: bool = False,
         start: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """Describe a table.
+        """Describe a table whose rows start around what ``start`` says, with standard deviation ``std``.
 
-        Args:
-            std: standard deviation of its rows at the start.
-            start: what they start around, ``[n, M, H*D]`` for rows ``[n]`` of the table; zeros where not given. It is
-                asked once, when the table is placed, a slice at a time.
+        ``start`` gives ``[n, M, H*D]`` for rows ``[n]`` of the table, zeros where it is None. It is asked once, when
+        the table is placed, a slice at a time.
         """
         super().__init__()
         self.rows, self.slots, self.heads, self.dim = rows, slots, heads, dim
@@ -127,6 +125,10 @@ class Bank(Shared):
         if self.weight is not None:
             return self.weight.nbytes
         return self.rows * self.slots * self.heads * self.dim * self.dtype.itemsize
+
+    def begin_as(self, rows: Callable[[Tensor], Tensor]) -> None:
+        """Let the table start as ``rows`` says, instead of as it was described; before it is placed."""
+        self._around, self.std = rows, 0.0
 
     def place(self, where: str, file: Path, cap: int) -> None:
         """Make the table and give its rows their start.
@@ -171,7 +173,7 @@ class Bank(Shared):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Bank:
         """A copy is lent to nobody: on the device its rows are a trainable parameter."""
-        twin = Bank.__new__(Bank)
+        twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         if self.ledger is not None and twin.weight is not None:
@@ -191,6 +193,11 @@ class Bank(Shared):
         assert self.weight is not None, "a bank is placed before it is used"
         return Ram(self.weight, place="device")
 
+    def gathered(self, rows: Tensor) -> Tensor:
+        """``[n, *row_shape]`` of ``rows`` ``[n]``, outside of any forward."""
+        table = self.table()
+        return table.gather(rows.to(self.weight.device) if self.weight is not None else rows.cpu())
+
     def beside(self, name: str, row_shape: tuple[int, ...]) -> Store:
         """Another table of fp32 zeros, of as many rows, where the bank's rows are: an optimizer's state."""
         if isinstance(self.store, Disk):
@@ -199,7 +206,7 @@ class Bank(Shared):
         device = "cpu" if self.weight is None else self.weight.device
         return Ram(torch.zeros(self.rows, *row_shape, device=device), place=self.where)
 
-    def read(self, frame: Frame) -> Tensor | CodedRows:
+    def read(self, frame: Frame) -> Any:
         """Rows ``[U, M, H, D]`` of the forward's distinct ids; in a compiled graph the table itself.
 
         Raises:
@@ -287,10 +294,11 @@ class Bank(Shared):
         # Drawn on the CPU wherever the rows live, so that they start the same.
         for piece in table.slices():
             shape = (piece.stop - piece.start, *self.row_shape)
-            rows = torch.empty(shape, dtype=self.dtype).normal_(std=self.std)
+            rows = torch.empty(shape, dtype=self.dtype).normal_(std=self.std) if self.std else None
             if self._around is not None:
                 around = self._around(torch.arange(piece.start, piece.stop)).detach().cpu().reshape(shape)
-                rows = around.float() + rows.float() if self.std else around
+                rows = around if rows is None else around.float() + rows.float()
+            assert rows is not None
             yield rows.to(self.dtype)
 
 

@@ -46,16 +46,21 @@ def every(step: int) -> Every:
 
 
 def chosen_layers(layers: Layers, count: int, kind: str) -> tuple[int, ...]:
-    """Layer numbers that a rule picks from a host with ``count`` layers; negative numbers count from the end."""
+    """Layer numbers that a rule picks from a host with ``count`` layers; negative numbers count from the end.
+
+    ``"middle"`` is the one layer with as many before it as after it, or one more.
+    """
     if isinstance(layers, Every):
         return tuple(i for i in range(count) if (count - 1 - i) % layers.step == 0)
     if layers == "all":
         return tuple(range(count))
+    if layers == "middle":
+        return (count // 2,)
     if isinstance(layers, int):
         layers = (layers,)
     if isinstance(layers, str) or not layers:
         raise ValueError(
-            f"{kind}(layers={layers!r}) was given; expected 'all', a list of layer numbers or every(n), "
+            f"{kind}(layers={layers!r}) was given; expected 'all', 'middle', a list of layer numbers or every(n), "
             f"for instance layers=[0, {count - 1}]."
         )
     wrong = [i for i in layers if not -count <= i < count]
@@ -108,7 +113,7 @@ class Part(nn.Module, ABC):
     """
 
     site: ClassVar[str]
-    exclusive: ClassVar[bool] = False
+    exclusive: bool = False
     key: str = ""
     kind_key: str = ""
     looks_back: int = 0
@@ -132,6 +137,10 @@ class Part(nn.Module, ABC):
     def snapshot(self) -> Tensor | None:
         """Buffers that must not change between a forward and its recompute, or None."""
         return None
+
+    def tabulate(self, computed: Part) -> None:
+        """Begin as the table of ``computed``, the part of the same layer of the kind before :meth:`Kind.as_table`."""
+        raise NotImplementedError(f"{type(self).__name__} is no table of anything")
 
     def settle(self, frame: Frame) -> None:
         """Called once after a training forward, outside the layers: the place to update buffers and add losses."""
@@ -295,16 +304,19 @@ class Kind(ABC):
     """Whether its rows are found by token ids."""
     replaces_feed_forward: ClassVar[bool] = False
     """Whether it needs a dense feed-forward to take the place of."""
-    takes: ClassVar[frozenset[str]] = frozenset()
-    """Sites of a layer that it must have for itself, or whose own module it needs."""
 
     @property
     def needs(self) -> frozenset[Need]:
         """What a host must have for it; a host that lacks one is refused."""
         return frozenset({Need.DENSE}) if self.replaces_feed_forward else frozenset()
 
-    def tabulated(self) -> Self | None:
-        """The same kind with its computed rows looked up instead (:func:`vademecum.tabulate`); None if it has none."""
+    @property
+    def takes(self) -> frozenset[str]:
+        """Sites of a layer that it must have for itself, or whose own module it needs."""
+        return frozenset()
+
+    def as_table(self) -> Self | None:
+        """The same kind with what it computes looked up instead (:func:`vademecum.tabulate`); None if there is none."""
         return None
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How much of each slot: sigmoid gates per head, read from the hidden state."""
+"""How much of each slot, read from the hidden state: sigmoid gates per head, or a softmax per token."""
 
 from __future__ import annotations
 
@@ -9,6 +9,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vademecum.memory.base import Cost, Role, dense_cost
+
+
+class SoftmaxGates(nn.Module):
+    """``s = softmax(W x)``: weights of N things for a whole token, which add up to 1.
+
+    Attributes:
+        weight: ``[N, d]``; role ``router``.
+    """
+
+    role: ClassVar[Role] = Role.ROUTER
+
+    def __init__(self, width: int, gates: int, *, std: float, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.gates = gates
+        weight = torch.empty(gates, width, dtype=dtype, device=device)
+        self.weight = nn.Parameter(nn.init.normal_(weight, std=std) if std else nn.init.zeros_(weight))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Weights ``[..., 1, N]`` from ``hidden`` ``[..., d]``."""
+        return F.linear(hidden, self.weight).softmax(-1).unsqueeze(-2)
+
+    def cost(self) -> Cost:
+        """One small matrix product."""
+        return dense_cost(self, flops=2 * self.weight.numel())
+
+    def extra_repr(self) -> str:
+        return f"gates={self.gates}"
 
 
 class Gates(nn.Module):

@@ -18,11 +18,11 @@ _log = logging.getLogger(__name__)
 Scratch = tempfile.TemporaryDirectory[str]
 
 
-def place(banks: Mapping[str, Bank], placement: Placement) -> Scratch | None:
+def place(banks: Mapping[str, Bank], placement: Placement) -> tuple[Scratch, ...]:
     """Place ``banks`` (by the names their rows are saved by) and give their rows a start.
 
     Returns:
-        The folder of their files where ``placement`` names none; the files go with it.
+        The folder of their files, if ``placement`` names none; the files go with it.
 
     Raises:
         OSError: there is no room.
@@ -33,7 +33,7 @@ def place(banks: Mapping[str, Bank], placement: Placement) -> Scratch | None:
     folder = placement.folder or Path(scratch.name if scratch else "")
     for name, bank in banks.items():
         bank.place(where, file_of(name, folder), share(bank, banks, placement.cap))
-    return scratch
+    return () if scratch is None else (scratch,)
 
 
 def decide(banks: Mapping[str, Bank], placement: Placement) -> str:

@@ -57,8 +57,9 @@ class Remainder(Resting):
         super().__init__(module)
         self._slice = (where, heads, dim)
         weight, bias = self._views()
-        self.weight = nn.Parameter(weight, requires_grad=input_output(module).requires_grad)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=module.bias.requires_grad)  # type: ignore[union-attr]
+        whole: Any = module
+        self.weight = nn.Parameter(weight, requires_grad=whole.weight.requires_grad)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=whole.bias.requires_grad)
 
     def _views(self) -> tuple[Tensor, Tensor | None]:
         (where, heads, dim), module = self._slice, self._kept[0]
@@ -77,7 +78,7 @@ class Remainder(Resting):
                 view.copy_(mine.detach())
         return self._kept[0]
 
-    def forward(self, hidden: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, hidden: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., R]``."""
         return F.linear(hidden, self.weight.flatten(1).t(), None if self.bias is None else self.bias.flatten())
 

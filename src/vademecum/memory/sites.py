@@ -280,9 +280,7 @@ def _down_site(host: Host, layer: int, _: Mapping[str, Part]) -> SiteModule:
 
 def _feed_forward_site(host: Host, layer: int, parts: Mapping[str, Part]) -> SiteModule:
     module = host.module(layer, "feed_forward")
-    return FeedForwardSite(
-        Resting(module) if _taken(parts) else module, layer, *host.place(layer, "feed_forward")
-    )
+    return FeedForwardSite(Resting(module) if _taken(parts) else module, layer, *host.place(layer, "feed_forward"))
 
 
 def _residual_site(host: Host, layer: int, _: Mapping[str, Part]) -> SiteModule:

@@ -27,8 +27,8 @@ class Scale(nn.Module):
 
 
 def normalised(given: Tensor, eps: float = 1e-6) -> Tensor:
-    """``given`` over the root of its mean square along the last dimension, computed in fp32."""
-    wide = given.float()
+    """``given`` over the root of its mean square along the last dimension, computed in fp32 or wider."""
+    wide = given if given.dtype == torch.float64 else given.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(given.dtype)
 
 
@@ -94,9 +94,16 @@ class KeyedValues(OwnRows, Source):
         """What is added for rows ``[..., H, D]``."""
         return rows if self.scale is None else self.scale(normalised(rows))
 
-    def tabulated(self, bank: Bank) -> Part:
-        """The same with the norm worked into the rows of ``bank``, which starts there."""
-        return KeyedValues(bank, None)
+    def tabulate(self, computed: Part) -> None:
+        assert isinstance(computed, KeyedValues)
+        before = computed.bank
+
+        def folded(ids: Tensor) -> Tensor:
+            rows = before.gathered(ids)
+            return computed.normed(rows.view(-1, before.heads, before.dim))
+
+        self.bank.dtype = before.dtype
+        self.bank.begin_as(folded)
 
     def cost(self) -> Cost:
         return self.bank.cost() + (Cost() if self.scale is None else dense_cost(self.scale))
