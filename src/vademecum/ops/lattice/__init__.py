@@ -2,8 +2,8 @@
 
 A table's rows are the points of the lattice 2*E8 on a torus. A place reads the rows of the points around it, weighed by
 ``w = max(0, 1 - d^2 / 8) ** 4``. On a point that point alone has a weight, 1; in the deepest hole 16 points have 1/16
-each; in between about 65 have some, of which the 32 nearest are read. All weights sum to between 0.851 and
-1, those of the 32 to 99.5 % of that on average, and to 3/4 at least, half-way between two neighbours. They are not
+each; in between about 65 have some, of which the 32 nearest are read. All weights sum to between 0.851 and 1, those
+of the 32 to 99.5 % of that on average, and to 3/4 at least, half-way between two neighbours. They are not
 divided by their sum, so that weights and their first derivatives change smoothly, but for the little that is cut off.
 Finding the points takes the same time however large the table.
 """
