@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vademecum import ops
 from vademecum.ops.weighted import _dotted, _summed, bag, cpu, dots, scattered, weighted_sum
+from vademecum.ops.weighted.neurons import neurons
 
 
 def case(tokens: int, places: int, rows: int, width: int, dtype: torch.dtype = torch.float32):
@@ -128,3 +129,23 @@ def test_places_and_shapes_that_cannot_be_are_said() -> None:
         dots(rows, places, x[:, :5])
     with pytest.raises(ValueError, match=r"torch.int32"):
         dots(rows, places.int(), x)
+
+
+@given(
+    tokens=st.integers(0, 9), places=st.integers(0, 7), rows=st.integers(1, 6), width=st.sampled_from([1, 5, 16]),
+    types=st.sampled_from([torch.float32, torch.float64]),
+)  # fmt: skip
+def test_neurons_equal_the_specification_with_all_gradients(
+    tokens: int, places: int, rows: int, width: int, types: torch.dtype
+) -> None:
+    table, at, weights, x = case(tokens, places, 2 * rows, width, types)
+    results = []
+    for backend in ("fast", "naive"):
+        leaves = [one.detach().clone().requires_grad_() for one in (table.view(rows, 2, width), weights, x)]
+        with ops.backend(backend):
+            out = neurons(leaves[0], at // 2, leaves[2], leaves[1], torch.nn.functional.gelu)
+            weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+            (out * weight).sum().backward()
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)

@@ -46,10 +46,7 @@ def every(step: int) -> Every:
 
 
 def chosen_layers(layers: Layers, count: int, kind: str) -> tuple[int, ...]:
-    """Layer numbers that a rule picks from a host with ``count`` layers; negative numbers count from the end.
-
-    ``"middle"`` is the one layer with as many before it as after it, or one more.
-    """
+    """Layers that a rule picks out of ``count``; negative numbers count from the end, ``"middle"`` is one layer."""
     if isinstance(layers, Every):
         return tuple(i for i in range(count) if (count - 1 - i) % layers.step == 0)
     if layers == "all":

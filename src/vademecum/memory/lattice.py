@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vademecum.lookup import Frame
 from vademecum.memory.base import Cost, Role, dense_cost
+from vademecum.memory.pool import Found
 from vademecum.memory.retrieval import Retrieval
 from vademecum.ops.lattice import NEAREST, WIDTH, near
 from vademecum.ops.weighted import weighted_sum
@@ -137,7 +138,7 @@ class LatticeRetrieval(Retrieval):
         self.periods, self.width = periods, width
         self.query, self.out = query, heads
 
-    def found(self, flat: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+    def chosen(self, flat: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
         places, factor = self.query(flat)
         slots, weights = near(places, self.periods)
         if factor is not None:
@@ -148,8 +149,10 @@ class LatticeRetrieval(Retrieval):
         shape = (len(flat), self.query.heads, NEAREST)
         return weights.view(shape), slots.view(shape)
 
-    def computed(self, flat: Tensor, rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-        read = weighted_sum(rows.flatten(1), places.reshape(-1, NEAREST), weights.reshape(-1, NEAREST))
+    def computed(self, flat: Tensor, found: Found, weights: Tensor) -> Tensor:
+        lent = found.lent and found.lent._replace(places=found.lent.places.view(-1, NEAREST))
+        places, weights = found.places.reshape(-1, NEAREST), weights.reshape(-1, NEAREST)
+        read = weighted_sum(found.rows.flatten(1), places, weights, lent)
         out: Tensor = self.out(read.view(len(flat), -1).to(flat.dtype))
         return out
 

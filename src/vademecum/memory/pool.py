@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,24 @@ from torch import Tensor
 from vademecum.lookup import Frame, Lookup
 from vademecum.memory.bank import Bank, CodedRows
 from vademecum.memory.base import Cost
+from vademecum.memory.ledger import Ledger
+from vademecum.ops import specified
+from vademecum.ops.weighted import Lent
 from vademecum.stores.base import Store
+
+
+class Found(NamedTuple):
+    """Rows that a forward reads.
+
+    Attributes:
+        rows: ``[U, M, D]``, of the forward or of the whole table.
+        places: ``[N, K]`` which of them each read is.
+        lent: where their gradient goes, if not to them.
+    """
+
+    rows: Tensor
+    places: Tensor
+    lent: Lent | None
 
 
 class Pool(Bank):
@@ -39,17 +57,35 @@ class Pool(Bank):
         """Itself: what a forward reads of it is not known before its layers run."""
         return self
 
-    def rows_at(self, slots: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
-        """Rows of ``slots``, int64 of any shape: ``[U, M, D]`` on their device, and the places ``[slots.numel()]``.
+    def found(self, slots: Tensor, frame: Frame) -> Found:
+        """Rows of ``slots``, int64 ``[N, K]``, on their device.
 
         Raises:
             ValueError: a slot below 0 or past the last row.
         """
+        if self.ledger is not None and torch.is_grad_enabled() and self._readable(slots):
+            return self._borrowed(slots, self.ledger)
         lookup = self.addressed(slots)
         rows = self.at(lookup, frame)
         if isinstance(rows, CodedRows):
             rows = rows.decoded()
-        return rows.to(slots.device).view(-1, self.slots, self.dim), lookup.inverse
+        return Found(rows.to(slots.device).view(-1, self.slots, self.dim), lookup.inverse.view_as(slots), None)
+
+    def _readable(self, slots: Tensor) -> bool:
+        """Whether the table can be read where it lies."""
+        here = self.weight is not None and self.weight.device == slots.device
+        return here and not (specified() or torch.compiler.is_compiling())
+
+    def _borrowed(self, slots: Tensor, ledger: Ledger) -> Found:
+        """The table itself, with a gradient for the rows that are read: a copy of them would be as large as that."""
+        assert self.weight is not None
+        lookup = Lookup.of(slots)
+        lookup.require_within(self.rows)
+        # One number stands for all values of the leaf, since nobody looks at them.
+        zero = torch.zeros(1, 1, 1, device=slots.device)
+        leaf = ledger.lend(lookup.unique, zero.expand(len(lookup.unique), *self.row_shape))
+        table = self.weight.detach().view(-1, self.slots, self.dim)
+        return Found(table, slots, Lent(leaf, lookup.inverse.view_as(slots)))
 
     def addressed(self, addresses: Tensor) -> Lookup:
         # Slots differ from token to token, so where the table itself can be read nothing is gained by a copy of rows.

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from vademecum.lookup import Frame
 from vademecum.memory.base import Cost, FeedForwardPart, Role, dense_cost
-from vademecum.memory.pool import Pool
+from vademecum.memory.pool import Found, Pool
 from vademecum.memory.product_keys import SCORES, ProductKeys
-from vademecum.ops.weighted import dots, weighted_sum
+from vademecum.ops.weighted import weighted_sum
+from vademecum.ops.weighted.neurons import neurons
 
 
 class OutputGate(nn.Module):
@@ -56,23 +57,19 @@ class Retrieval(FeedForwardPart):
         if frame.muted:
             return torch.zeros_like(hidden)
         flat = hidden.reshape(-1, hidden.shape[-1])
-        weights, slots = self.found(flat, frame)
+        weights, slots = self.chosen(flat, frame)
         pool = cast(Pool, frame.shared[self.kind_key])
         if frame.recording:
             self._report(slots, weights, pool.rows, frame)
-        rows, places = pool.rows_at(slots, frame)
-        out = self.computed(flat, rows, places.view(len(flat), -1), weights.flatten(1))
+        out = self.computed(flat, pool.found(slots.flatten(1), frame), weights.flatten(1))
         return out.to(hidden.dtype).view_as(hidden)
 
-    def found(self, flat: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+    def chosen(self, flat: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
         """Weights (fp32 or wider) and slots ``[N, H, k]`` for ``flat`` ``[N, d]``; best first while recording."""
         raise NotImplementedError
 
-    def computed(self, flat: Tensor, rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-        """Update ``[N, d]`` of ``flat`` ``[N, d]`` from ``rows`` ``[U, M, D]`` at ``places`` by ``weights``.
-
-        Both of the last are ``[N, H * k]``.
-        """
+    def computed(self, flat: Tensor, found: Found, weights: Tensor) -> Tensor:
+        """Update ``[N, d]`` of ``flat`` ``[N, d]`` from the rows that were found, by ``weights`` ``[N, H * k]``."""
         raise NotImplementedError
 
     def _report(self, slots: Tensor, weights: Tensor, rows: int, frame: Frame) -> None:
@@ -95,7 +92,7 @@ class KeyRetrieval(Retrieval):
         super().__init__(replace=replace)
         self.keys, self.scores = keys, scores
 
-    def found(self, flat: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+    def chosen(self, flat: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
         scores, slots = self.keys(flat, frame, self.key)
         return SCORES[self.scores](scores), slots
 
@@ -115,8 +112,8 @@ class RetrievedValues(KeyRetrieval):
         super().__init__(keys, scores, replace=replace)
         self.width, self.gate = width, gate
 
-    def computed(self, flat: Tensor, rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-        read = weighted_sum(rows.flatten(1), places, weights)
+    def computed(self, flat: Tensor, found: Found, weights: Tensor) -> Tensor:
+        read = weighted_sum(found.rows.flatten(1), found.places, weights, found.lent)
         if self.gate is None:
             return read
         gated: Tensor = self.gate(read, flat)
@@ -136,11 +133,8 @@ class RetrievedNeurons(KeyRetrieval):
         super().__init__(keys, scores, replace=replace)
         self.width, self.act = width, act
 
-    def computed(self, flat: Tensor, rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-        # A row's two vectors lie one behind the other: in a table of vectors they are at 2r and 2r + 1.
-        vectors, places = rows.reshape(-1, rows.shape[-1]), 2 * places
-        active = self.act(dots(vectors, places, flat.to(weights.dtype)))
-        return weighted_sum(vectors, places + 1, weights * active)
+    def computed(self, flat: Tensor, found: Found, weights: Tensor) -> Tensor:
+        return neurons(found.rows, found.places, flat, weights, self.act, found.lent)
 
     def cost(self) -> Cost:
         return self.keys.cost() + Cost(flops_per_token=4 * self.keys.heads * self.keys.topk * self.width)

@@ -6,7 +6,7 @@ Both read rows where they lie: nothing of size tokens x places x width is made i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,16 +14,30 @@ from torch import Tensor
 from vademecum.ops import specified
 from vademecum.ops.weighted import bag, cpu, naive
 
-__all__ = ["dots", "scattered", "weighted_sum"]
+__all__ = ["Lent", "dots", "scattered", "weighted_sum"]
 
 
-def weighted_sum(rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+class Lent(NamedTuple):
+    """Where the gradient of rows goes, if not to the rows themselves: a table is read where it lies, and only the rows
+    that were read have a gradient.
+
+    Attributes:
+        leaf: ``[V, ...]``, one for each of the distinct rows that are read; its values are never looked at.
+        places: ``[N, K]``, from 0 to V - 1, which of them each read is.
+    """
+
+    leaf: Tensor
+    places: Tensor
+
+
+def weighted_sum(rows: Tensor, places: Tensor, weights: Tensor, lent: Lent | None = None) -> Tensor:
     """``out[n] = sum_k weights[n,k] * rows[places[n,k]]``.
 
     Args:
         rows: ``[U, D]``.
         places: int64 ``[N, K]``, from 0 to U - 1.
         weights: ``[N, K]``.
+        lent: where the gradient of ``rows`` goes; fast paths alone know of it, and no compiler.
 
     Returns:
         ``[N, D]`` in the dtype of ``weights``; the sum is taken in the wider of both dtypes, or in fp32.
@@ -35,6 +49,9 @@ def weighted_sum(rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
     _require(rows, places, weights, "weights", places.shape)
     if specified():
         return naive.weighted_sum(rows, places, weights)
+    if lent is not None:
+        summed: Tensor = _LentSum.apply(lent.leaf, lent.places, weights, rows, places)  # type: ignore[no-untyped-call]
+        return summed
     out: Tensor = _summed(rows, places, weights)
     return out
 
@@ -140,6 +157,22 @@ def _dotted_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tenso
 
 _summed.register_autograd(_summed_gradient, setup_context=_keep)
 _dotted.register_autograd(_dotted_gradient, setup_context=_keep)
+
+
+class _LentSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, inside: Tensor, weights: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        ctx.shape = leaf.shape
+        ctx.save_for_backward(inside, weights, rows, places)
+        out: Tensor = _summed(rows, places, weights)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inside, weights, rows, places = ctx.saved_tensors
+        of_weights = _dotted(rows, places, grad).to(weights.dtype) if ctx.needs_input_grad[2] else None
+        return _scattered(inside, weights, grad, ctx.shape[0]).view(ctx.shape), None, of_weights, None, None
 
 
 def _require(rows: Tensor, places: Tensor, other: Tensor, name: str, shape: tuple[int, ...]) -> None:
