@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[Kind, ...]] = {
     "values": (vm.BankOfValues(layers=[0]), vm.MemoryAttention(layers=[1])),
     "feed forward": (vm.TokenFFN(layers=[0]), vm.TokenFFN(mode="multiply", layers=[1])),
     "tabulated": (vm.LookupExperts(experts=2, tabulated=True),),
+    "lattice": (vm.Lattice(slots=512, width=4, layers="all", out_std=1.0),),
     "ngram": (vm.NGram(layers="all", heads=2, width=16),),
     "product key": (vm.ProductKey(slots=64, heads=2, topk=3),),
     "peer": (vm.PEER(experts=36, heads=1, topk=2, replace=True),),

@@ -342,7 +342,9 @@ def test_fast_ops_equal_the_specification_with_all_gradients(name: str, kinds: t
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
     assert fast_grads.keys() == slow_grads.keys()
     for key, gradient in slow_grads.items():
-        torch.testing.assert_close(fast_grads[key], gradient, rtol=1e-4, atol=1e-5, msg=key)
+        # A gradient's small entries are differences of large ones, and rounded as those are.
+        size = max(1.0, float(gradient.abs().max()))
+        torch.testing.assert_close(fast_grads[key], gradient, rtol=1e-4, atol=2e-5 * size, msg=key)
 
 
 @every_case

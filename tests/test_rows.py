@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[Kind, ...]] = {
     "tabulated": (vm.LookupExperts(experts=2, tabulated=True),),
     "product key": (vm.ProductKey(slots=64, heads=2, topk=3, layers="all", bank_std=0.5),),
     "peer": (vm.PEER(experts=36, heads=1, topk=2, bank_std=0.5),),
+    "lattice": (vm.Lattice(slots=512, width=4, layers="all", out_std=1.0),),
     "ngram": (vm.NGram(layers="all", heads=2, width=16, signed_root=False),),
 }
 

@@ -44,26 +44,29 @@ class OutputGate(nn.Module):
 
 
 class Retrieval(FeedForwardPart):
-    """Finds slots by product keys, weighs them and hands their rows on; beside the feed-forward or in its place.
+    """Finds slots, weighs them and hands their rows on; beside the feed-forward or in its place.
 
     A knocked-out one adds nothing, in the feed-forward's place too.
     """
 
-    def __init__(self, keys: ProductKeys, scores: str, *, replace: bool) -> None:
+    def __init__(self, *, replace: bool) -> None:
         super().__init__()
-        self.keys, self.scores, self.exclusive = keys, scores, replace
+        self.exclusive = replace
 
     def forward(self, hidden: Tensor, frame: Frame) -> Tensor:
         if frame.muted:
             return torch.zeros_like(hidden)
         flat = hidden.reshape(-1, hidden.shape[-1])
-        scores, slots = self.keys(flat, frame, self.key)
-        weights = SCORES[self.scores](scores)
+        weights, slots = self.chosen(flat, frame)
         pool = cast(Pool, frame.shared[self.kind_key])
         if frame.recording:
             self._report(slots, weights, pool.rows, frame)
         out = self.computed(flat, pool.found(slots.flatten(1), frame), weights.flatten(1))
         return out.to(hidden.dtype).view_as(hidden)
+
+    def chosen(self, flat: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Weights (fp32 or wider) and slots ``[N, H, k]`` for ``flat`` ``[N, d]``; best first while recording."""
+        raise NotImplementedError
 
     def computed(self, flat: Tensor, found: Found, weights: Tensor) -> Tensor:
         """Update ``[N, d]`` of ``flat`` ``[N, d]`` from the rows that were found, by ``weights`` ``[N, H * k]``."""
@@ -78,16 +81,31 @@ class Retrieval(FeedForwardPart):
             self.key, per_token={"slots": slots, "weights": weights}, once={"rows": torch.tensor(rows)}
         )  # fmt: skip
 
+    def extra_repr(self) -> str:
+        return f"{'in place of' if self.exclusive else 'beside'} the feed-forward"
+
+
+class KeyRetrieval(Retrieval):
+    """Finds slots by product keys, whose ``scores`` say what weights are made of theirs."""
+
+    def __init__(self, keys: ProductKeys, scores: str, *, replace: bool) -> None:
+        super().__init__(replace=replace)
+        self.keys, self.scores = keys, scores
+
+    def chosen(self, flat: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+        scores, slots = self.keys(flat, frame, self.key)
+        return SCORES[self.scores](scores), slots
+
     def settle(self, frame: Frame) -> None:
         tally = frame.tallies.get(self.key)
         if tally is not None:
             self.keys.norm.learn(tally)
 
     def extra_repr(self) -> str:
-        return f"scores={self.scores}, {'in place of' if self.exclusive else 'beside'} the feed-forward"
+        return f"scores={self.scores}, {super().extra_repr()}"
 
 
-class RetrievedValues(Retrieval):
+class RetrievedValues(KeyRetrieval):
     """``sum_h sum_k w_hk V[slot_hk]``, through a gate where there is one."""
 
     def __init__(self, keys: ProductKeys, scores: str, width: int, gate: OutputGate | None, *, replace: bool) -> None:
@@ -106,7 +124,7 @@ class RetrievedValues(Retrieval):
         return self.keys.cost() + gate + Cost(flops_per_token=2 * self.keys.heads * self.keys.topk * self.width)
 
 
-class RetrievedNeurons(Retrieval):
+class RetrievedNeurons(KeyRetrieval):
     """``sum_h sum_k w_hk act(u[slot_hk] . x) v[slot_hk]``: a row is a neuron, its weights in and its weights out."""
 
     def __init__(
