@@ -1,0 +1,87 @@
+"""What it costs to look for 100,000 headwords of which none occurs: SmolLM2-135M with entries, against itself bare.
+
+A forward of 512 tokens, and greedy decoding with the cache. The entries stand in one layer: matching is done once for
+all of a model's layers, and where nothing matches a layer does nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import transformers as tf
+from common import file_result, interleaved, ratio
+
+import vademecum as vm
+from vademecum.data.pretrained import smollm2
+
+ENTRIES, TOKENS, NEW, ROUNDS = 100_000, 512, 32, 16
+
+
+def headwords(count: int, vocabulary: int, absent_from: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """``count`` headwords of two to four tokens, each beginning with an id of the text and going on otherwise."""
+    draw = torch.Generator().manual_seed(0)
+    seen, found = set(absent_from), {}
+    firsts = sorted(seen)
+    while len(found) < count:
+        size = 1 + int(torch.randint(1, 4, (1,), generator=draw))
+        rest = torch.randint(0, vocabulary, (size,), generator=draw).tolist()
+        if seen.isdisjoint(rest):
+            found[(firsts[len(found) % len(firsts)], *rest)] = None
+    return tuple((one,) for one in found)
+
+
+def forward(model: Any, ids: torch.Tensor) -> Callable[[], None]:
+    """One pass over ``ids``."""
+
+    def run() -> None:
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+
+    return run
+
+
+def generation(model: Any, ids: torch.Tensor) -> Callable[[], None]:
+    """Generate ``NEW`` tokens after ``ids``, which are the same every time."""
+
+    def run() -> None:
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            do_sample=False,
+            pad_token_id=0,
+        )
+
+    return run
+
+
+def main() -> None:
+    """Measure and file."""
+    folder = smollm2()
+    bare = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.randint(0, bare.config.vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(1))
+    prompt = ids[:, :32]
+    generated = bare.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NEW, do_sample=False, pad_token_id=0
+    )
+    words = headwords(ENTRIES, bare.config.vocab_size, [*ids[0].tolist(), *generated[0].tolist()])
+    results: dict[str, Any] = {"target": "matching costs under 0.02 of a forward", "entries": ENTRIES}
+    for reach in ("end", "after"):
+        model = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        vm.attach(model, vm.Entries(headwords=words, layers=(-1,), reach=reach))
+        for name, made, given in (("forward", forward, ids), ("decoding", generation, prompt)):
+            steps = {"bare": made(bare, given), "entries": made(model, given)}
+            taken = interleaved(steps, rounds=ROUNDS)
+            results[f"{name}_{reach}"] = {
+                "entries_over_bare": ratio(taken, "entries", "bare"),
+                "milliseconds": {arm: 1000 * statistics.median(seconds) for arm, seconds in taken.items()},
+            }
+    file_result("entries", results)
+
+
+if __name__ == "__main__":
+    main()
