@@ -286,6 +286,7 @@ def test_periods_for_sizes() -> None:
     assert near_sizes(-5) == [256]
     assert near_sizes(1000) == [512, 1024]
     assert near_sizes(1_000_000) == [995328, 1048576]
+    assert near_sizes(2**50 + 1) == [2**50, 2**51]
 
 
 @given(st.integers(1, 40_000))

@@ -16,6 +16,8 @@ from torch import Tensor
 
 #: Dimension of the lattice.
 WIDTH = 8
+#: Slots up to which every number is tried.
+SEARCHED = 2**36
 
 
 def slots_of(periods: Sequence[int]) -> int:
@@ -45,7 +47,12 @@ def periods_for(slots: int) -> tuple[int, ...] | None:
 
 
 def near_sizes(slots: int) -> list[int]:
-    """The nearest numbers of slots that a torus can have: below ``slots``, if there is one, and above."""
+    """The nearest numbers of slots that a torus can have: below ``slots``, if there is one, and above.
+
+    Beyond :data:`SEARCHED` the nearest powers of two, since others lie far apart there.
+    """
+    if slots > SEARCHED:
+        return [1 << (slots.bit_length() - 1), 1 << slots.bit_length()]
     wanted = slots / 256
     below = next((256 * n for n in _counting(math.floor(wanted), -1) if _even(n)), None)
     above = next(256 * n for n in _counting(max(1, math.ceil(wanted)), 1) if _even(n))
