@@ -47,7 +47,7 @@ class Lattice(Kind):
         query: ``"rms"``, the projection itself, normalised over all heads, or ``"angle"``, the angles of eight complex
             numbers (twice the parameters), which are spread evenly however the projection is scaled.
         spread: with ``"rms"``, standard deviation of a place at the start, in periods. 0.5 spreads places over all of
-            the torus (docs/decisions/0014); less keeps what is alike closer together, and uses fewer slots.
+            the torus (docs/decisions/0013); less keeps what is alike closer together, and uses fewer slots.
         replace: whether it takes the feed-forward's place; added to it where not.
         bank_std: standard deviation of the rows at the start, in units of 1/sqrt(width); the paper's is 1.
         out_std: standard deviation of the output map at the start, in units of 1/sqrt(H * width). None takes 1 where it
