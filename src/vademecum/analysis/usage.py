@@ -1,4 +1,4 @@
-"""How much of a table that hidden states look up is used, and how evenly (arXiv:1907.05242, section 4.5).
+"""How much of a table that hidden states look up is used, and how evenly (arXiv:1907.05242).
 
 Two numbers look alike and are not: the share of slots that anything was read from can be near one while nearly all
 tokens have the same few slots first (EMNLP Findings 2020, "Large Product Key Memory for Pretrained Language Models"),

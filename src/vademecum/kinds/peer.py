@@ -2,8 +2,8 @@
 
     f(x) = sum_h sum_{i in I_h} g_hi act(u_i . x) v_i,   I_h = the k best slots of head h by product keys
 
-Paper: PEER, arXiv:2407.04153 (equations 1 to 4, section 2.2; with k = 1 and weights of 1 it is a feed-forward of H
-neurons assembled for the token, section 2.3). A row of the table is the pair (u_i, v_i): no bias, one neuron.
+Paper: PEER, arXiv:2407.04153 (with k = 1 and weights of 1 it is a feed-forward of H
+neurons assembled for the token). A row of the table is the pair (u_i, v_i): no bias, one neuron.
 Parameters: the table has 2 x experts x d, each layer H*D x d of queries and 2*sqrt(experts)*D/2 of keys, which heads
 share. The paper replaces the middle layer's feed-forward, with batch norm on queries; here it is added unless asked.
 Use it where a mixture of experts is wanted with the finest grain there is.

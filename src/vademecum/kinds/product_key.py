@@ -3,11 +3,11 @@
     q_h = norm(W_h x + b_h);   I_h = the k best of  q_h1 . K_hi + q_h2 . K'_hj  over all n * n slots (i, j)
     y = sum_h sum_{s in I_h} softmax(scores)_s V_s;   with a gate  y = W2 (y * silu(W1 x))
 
-Papers: Lample et al., arXiv:1907.05242 (sections 3.1 to 3.3; equation numbers are not given there), and Memory Layers
-at Scale, arXiv:2412.09764 (section 2: equation 1 and the Memory+ block), where layers share one table and each has keys
+Papers: Lample et al., arXiv:1907.05242, and Memory Layers at Scale (Memory+), arXiv:2412.09764, where layers share one
+table and each has keys
 and queries of its own. Parameters: the table has slots x width, each layer H*D x d of queries and H*sqrt(slots)*D of
-keys, and 2 x d x width of a gate. Both papers put it in the feed-forward's place; here it is added unless asked, which
-was found easier on a pretrained host. Use it for what a token's context says, where its id alone does not.
+keys, and 2 x d x width of a gate. Both papers put it in the feed-forward's place; here it is added unless asked, so
+that a pretrained host keeps what it has. Use it for what a token's context says, where its id alone does not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ProductKey(Kind):
 
     Attributes:
         layers: the middle one where not given, which was best for one layer; three about the middle were best of all
-            (arXiv:2412.09764, section 4.3).
+            (arXiv:2412.09764).
         slots: rows of the table, a square; each half then has ``sqrt(slots)`` keys.
         heads: H, queries of a token.
         topk: k, slots that a head reads, at most ``sqrt(slots)``.

@@ -24,7 +24,7 @@ SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class ProductKeys(nn.Module):
-    """The k best of n * n slots for each of H queries (arXiv:1907.05242, section 3.1 and 3.2).
+    """The k best of n * n slots for each of H queries (arXiv:1907.05242).
 
     Attributes:
         weight: ``[H * D, d]`` of the query, with ``bias`` ``[H * D]`` where its norm would feel one; role ``router``.

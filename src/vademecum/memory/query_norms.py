@@ -51,7 +51,7 @@ class RootMeanSquare(QueryNorm):
 
 
 class BatchNorm(QueryNorm):
-    """Each feature over the batch (arXiv:1907.05242, section 3.3), which spreads queries over more of the slots.
+    """Each feature over the batch (arXiv:1907.05242), which spreads queries over more of the slots.
 
     In training the statistics are those of the forward's real tokens, padding left out: a token's query then depends
     on all tokens of the batch, later ones of its own text included, so training is not strictly causal. Outside of

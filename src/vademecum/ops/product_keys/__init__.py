@@ -1,4 +1,4 @@
-"""Product-key search: the k best of n * n slots by looking at 2 * n keys (arXiv:1907.05242, section 3.2).
+"""Product-key search: the k best of n * n slots by looking at 2 * n keys (arXiv:1907.05242).
 
 A slot's score is the sum of two halves, ``s[i*n + j] = q1 . K1[i] + q2 . K2[j]``, so the k best slots are among the k
 best of each half, and among the pairs of ranks (i, j) with ``(i + 1)(j + 1) <= k``, since that many sums are at least
