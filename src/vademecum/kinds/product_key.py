@@ -6,7 +6,8 @@
 Papers: Lample et al., arXiv:1907.05242, and Memory Layers at Scale (Memory+), arXiv:2412.09764, where layers share one
 table and each has keys and queries of its own. Parameters: the table has slots x width, each layer H*D x d of queries
 and H*sqrt(slots)*D of keys, and 2 x d x width of a gate. Both papers put it in the feed-forward's place; here it is
-added unless asked, so that a pretrained host keeps what it has. Use it for what a token's context says, where its id alone does not.
+added unless asked, so that a pretrained host keeps what it has. Use it for what a token's context says, where its id
+alone does not.
 """
 
 from __future__ import annotations
