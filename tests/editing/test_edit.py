@@ -126,6 +126,10 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
         editing.plan(model, [fact(**capital, target="Hol")] * 2, words)
     with pytest.raises(ValueError, match=r"the tokenizer does not know 'Dorn'"):
         editing.plan(model, [fact(subject="Dorn", prompt="The capital of Dorne is", target="Hol")], words)
+    with torch.inference_mode(), pytest.raises(ValueError, match="leave that block"):
+        editing.plan(model, [fact(**capital, target="Hol")], words)
+    with pytest.raises(ValueError, match="AutoModelForCausalLM"):
+        editing.plan(model.base_model, [fact(**capital, target="Hol")], words)
     with pytest.raises(ValueError, match="not applied"):
         editing.Edit(model, edits[0]).undo()
     assert torch.equal(before, logits(model, words, "The capital of Dorne is"))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
 from vademecum import hosts
@@ -72,6 +73,7 @@ def plan(
     host = root.host if isinstance(root, Memories) else hosts.find(model)
     if into not in PLANNERS:
         raise ValueError(f"plan(into={into!r}) was given; expected {' or '.join(map(repr, PLANNERS))}.")
+    _require_learnable(model)
     if isinstance(root, Memories) and root.muted:
         raise ValueError("the model's memories are silent (knocked_out); leave that block before facts are planned.")
     heads = [headword(tokenizer, fact) for fact in facts]
@@ -94,6 +96,19 @@ def plan(
     if edit.failed:
         _log.warning("%d of %d facts do not hold: %s", len(edit.failed), len(facts), "; ".join(edit.failed[:3]))
     return edit
+
+
+def _require_learnable(model: Any) -> None:
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "plan was called within torch.inference_mode(), where nothing can be learned; leave that block, or write "
+            "torch.no_grad() in its place."
+        )
+    if getattr(model, "get_output_embeddings", lambda: None)() is None:
+        raise ValueError(
+            f"plan was given a {type(model).__name__}, which has no head to say an answer with; load the model with "
+            f"AutoModelForCausalLM."
+        )
 
 
 def headword(tokenizer: Any, fact: Fact) -> tuple[tuple[int, ...], ...]:
