@@ -157,6 +157,16 @@ class Remembering:
         super().reset()  # type: ignore[misc]
         self.vademecum_ids = self.vademecum_left = None
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # A pickle finds classes by name, and this one is made where it is needed: it is made anew from the cache's own.
+        return _blank, (type(self).__bases__[1],), self.__dict__
+
+
+def _blank(cls: type) -> Any:
+    """A remembering cache of class ``cls`` with nothing in it, for a pickle to fill."""
+    made = _remembering(cls)
+    return made.__new__(made)
+
 
 @cache
 def _remembering(cls: type) -> type:

@@ -134,6 +134,17 @@ def test_a_headword_may_end_in_a_later_forward_than_it_began() -> None:
     assert changed(model, torch.tensor([[8], [8]]), past_key_values=again) == [[1, 0]]
 
 
+def test_a_cache_goes_on_after_a_pickle_and_still_moves_what_it_remembers() -> None:
+    import pickle
+
+    model = attached()
+    with torch.no_grad():
+        cache = model(input_ids=torch.tensor([[1, 7], [2, 5]]), use_cache=True).past_key_values
+    again = pickle.loads(pickle.dumps(cache))
+    again.reorder_cache(torch.tensor([1, 0]))
+    assert changed(model, torch.tensor([[8], [8]]), past_key_values=again) == [[1, 0]]
+
+
 def test_a_cache_that_was_cut_back_forgets_what_was_cut() -> None:
     model = attached()
     with torch.no_grad():
