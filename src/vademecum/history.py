@@ -165,7 +165,7 @@ class Remembering:
 def _blank(cls: type) -> Any:
     """A remembering cache of class ``cls`` with nothing in it, for a pickle to fill."""
     made = _remembering(cls)
-    return made.__new__(made)
+    return object.__new__(made)
 
 
 @cache
