@@ -146,3 +146,27 @@ def study_locality(
 
     settings = locality.settings_of(preset, seeds=seeds, data=data, steps=steps, budgets=budget, passages=passages)
     locality.run(settings, out, command=shlex.join(["vademecum", *sys.argv[1:]]), fall_back=fall_back, echo=typer.echo)
+
+
+@study.command("memory")
+def study_memory(
+    out: Annotated[
+        Path, typer.Option(help="Output folder; the same command goes on with a study that lies there.")
+    ] = Path("runs/memory"),
+    preset: Annotated[str, typer.Option(help="small (about an hour), full (hours), or smoke (a minute).")] = "small",
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="Arm to run: one of the study's own, or kinds such as move:slots=8. May be repeated."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help=DATA)] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds; one gives no interval, and so no claim.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps on text.")] = None,
+    fall_back: Annotated[
+        bool, typer.Option("--fall-back", help="Go on from the last good checkpoint where the latest is damaged.")
+    ] = False,
+) -> None:
+    """Every kind on one host: text at equal compute and equal parameters, facts known by heart, and a graph."""
+    from vademecum.studies import memory
+
+    settings = memory.settings_of(preset, arms=arm, seeds=seeds, data=data, steps=steps)
+    memory.run(settings, out, command=shlex.join(["vademecum", *sys.argv[1:]]), fall_back=fall_back, echo=typer.echo)

@@ -33,7 +33,8 @@ class Arm:
     the kinds whose total parameters a widened dense feed-forward has to match. ``share`` makes ``kinds`` a pattern, one
     with slots and one with experts: so many percent of the plan's budget of sparse parameters go into the memory, and
     :func:`vademecum.compare.shares.resolve` says how many slots and experts that is, and in ``sparse`` how many
-    parameters of memory and of experts it came to.
+    parameters of memory and of experts it came to. ``ffn_width`` is the width of the host's feed-forward where it is
+    not the host's own (:func:`vademecum.compare.matching.matched` finds it).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Arm:
     note: str = ""
     share: float | None = None
     sparse: tuple[int, ...] = ()
+    ffn_width: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Arm:
@@ -80,6 +82,7 @@ class Arm:
             note=values["note"],
             share=values.get("share"),
             sparse=tuple(values.get("sparse", ())),
+            ffn_width=values.get("ffn_width"),
         )
 
 
@@ -154,9 +157,9 @@ def dense_width(plan: Plan) -> int:
 
 
 def host_width(arm: Arm, plan: Plan) -> int | None:
-    """Width at which the dense host has as many parameters as with ``arm.total_like``; None keeps the host's."""
+    """The arm's own width, or that at which dense has as many parameters as with ``total_like``; None: the host's."""
     if not arm.total_like:
-        return None
+        return arm.ffn_width
     with torch.device("meta"):
         base = plan.host_model()
         narrow, width = _parameters(base), dense_width(plan)

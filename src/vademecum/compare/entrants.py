@@ -20,8 +20,8 @@ from vademecum.training import Recipe, Run
 
 CALIBRATION_ROUNDS = 5
 CALIBRATION_STEPS = 3
-NOT_MADE_OF = ("note", "share", "sparse")
-"""Fields of an arm that say why its kinds are what they are, and change no run."""
+NOT_MADE_OF = ("note", "share", "sparse", "ffn_width")
+"""Fields of an arm that say why its kinds are what they are, and change no run; the width stands beside the arm."""
 
 
 @dataclass(frozen=True)
