@@ -115,8 +115,8 @@ def test_settings_out_of_range_are_refused(kind, message: str) -> None:
     ("kind", "message"),
     [
         (vm.MoVE(layers=[5]), r"names layer 5, but the host has layers 0 to 1"),
-        (vm.MoVE(layers="some"), "expected 'all', a list"),
-        (vm.MoVE(layers=[]), "expected 'all', a list"),
+        (vm.MoVE(layers="some"), "expected 'all', 'middle', a list"),
+        (vm.MoVE(layers=[]), "expected 'all', 'middle', a list"),
         (vm.MoVE(gate_width=99), "has 32 channels"),
         (vm.MoE(init="copy", width=7), "leave width out"),
     ],

@@ -63,7 +63,7 @@ def test_the_equation_with_entries_that_share_a_headword_and_the_longest_that_wi
     handle.remove()
     value, hidden, out = (one[0] for one in seen[0])
     said = out.flatten(1) - value.flatten(1)
-    gates = 2 * torch.sigmoid(hidden @ part.gate.weight[:, 0].t() + part.gate.bias[:, 0])
+    gates = 2 * torch.sigmoid(hidden @ part.gate.weight.t() + part.gate.bias[:, 0])
     rows = part.rows.weight
     torch.testing.assert_close(said[2], gates[2, 1] * rows[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(said[5], gates[5, 0] * rows[0] + gates[5, 1] * rows[1], rtol=1e-4, atol=1e-5)
@@ -77,7 +77,7 @@ def test_an_entry_speaks_where_all_of_its_conditions_hold() -> None:
         gates.bias.normal_()
     hidden, entries = torch.randn(5, 6, dtype=torch.float64), torch.tensor([0, 2, 1, 1, 0])
     for place, entry in enumerate(entries):
-        each = 2 * torch.sigmoid(gates.weight[entry] @ hidden[place, :4] + gates.bias[entry])
+        each = 2 * torch.sigmoid(gates.weight[entry].view(2, 4) @ hidden[place, :4] + gates.bias[entry])
         torch.testing.assert_close(gates(hidden, entries)[place], each[0] * each[1])
 
 

@@ -124,7 +124,7 @@ class AsEntries(Content):
             part: Any = built.parts[layer]
             part.rows.weight.data.copy_(self.rows[own, place])
             weights = self.gate_weights[gates, place], self.whom_weights[own, place].float()
-            part.gate.weight.data.copy_(torch.stack(weights, 1))
+            part.gate.weight.data.copy_(torch.cat(weights, 1))
             biases = self.gate_biases[gates, place], self.whom_biases[own, place]
             part.gate.bias.data.copy_(torch.stack(biases, 1))
             part.requires_grad_(False)

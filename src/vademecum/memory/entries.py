@@ -142,7 +142,7 @@ class EntryGates(nn.Module):
     An entry with several conditions c speaks where all of them hold: what is asked, and of whom.
 
     Attributes:
-        weight: ``[E, C, width]``; role ``router``.
+        weight: ``[E, C * width]``, an entry's conditions one after another; role ``router``.
         bias: ``[E, C]``.
     """
 
@@ -152,13 +152,13 @@ class EntryGates(nn.Module):
         self, entries: int, width: int, *, conditions: int = 1, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(entries, conditions, width, dtype=dtype, device=device))
+        self.weight = nn.Parameter(torch.zeros(entries, conditions * width, dtype=dtype, device=device))
         self.bias = nn.Parameter(torch.zeros(entries, conditions, dtype=dtype, device=device))
 
     def forward(self, hidden: Tensor, entries: Tensor) -> Tensor:
         """``[P]`` for ``hidden`` ``[P, d]`` of the tokens where ``entries`` ``[P]`` speak."""
-        seen = hidden[:, None, : self.weight.shape[-1]]
-        logits = (seen * self.weight[entries]).sum(-1) + self.bias[entries]
+        weight = self.weight[entries].view(len(entries), self.bias.shape[1], -1)
+        logits = (hidden[:, None, : weight.shape[-1]] * weight).sum(-1) + self.bias[entries]
         return (2.0 * torch.sigmoid(logits)).prod(-1)
 
 
