@@ -21,7 +21,7 @@ from vademecum.compare import commands, results, runner
 from vademecum.compare.matching import BY, matched
 from vademecum.compare.plan import Plan
 from vademecum.studies import memory_page, memory_points
-from vademecum.studies.memory_arms import ARMS
+from vademecum.studies.memory_arms import ARMS, DENSE
 from vademecum.studies.memory_points import Point, Probes
 from vademecum.training import Recipe
 
@@ -96,14 +96,13 @@ def settings_of(
     """
     plan = commands.plan_of(
         preset,
-        arms=arms,
+        # The host alone is what all are compared with.
+        arms=None if arms is None else list(dict.fromkeys([DENSE, *arms])),
         seeds=seeds,
         data=(data,) if data else None,
         recipe={"steps": steps},
         presets={name: settings.plan for name, settings in PRESETS.items()},
     )
-    if plan.baseline not in {arm.name for arm in plan.arms}:
-        plan = dataclasses.replace(plan, arms=(ARMS[0], *plan.arms))
     return Settings(plan=plan, probes=PRESETS[preset].probes)
 
 

@@ -35,6 +35,7 @@ ARMS: tuple[Arm, ...] = (
         "the same beside the feed-forward, behind a gate (Memory+)",
         name="product_key_gated",
     ),
+    _arm("lattice:slots=8192,replace=True", "8,192 points of a lattice, in the middle layer's feed-forward's place"),
     _arm(
         "peer:experts=4096,heads=4,topk=16,replace=True,bank_std=1.0",
         "4,096 experts of one neuron, in the middle layer's feed-forward's place",
