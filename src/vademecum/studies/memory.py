@@ -163,9 +163,15 @@ def _file(out: Path, point: Point) -> Path:
 
 def _require_same(settings: Settings, out: Path) -> None:
     kept = out / "study.json"
-    # Arms and seeds may be added; what they are measured on may not change.
-    same = {"probes": dataclasses.asdict(settings.probes), "size": settings.plan.size}
+    # Seeds may be added. Arms may not: the largest of them says how many parameters all get.
+    same = {
+        "probes": dataclasses.asdict(settings.probes),
+        "size": settings.plan.size,
+        "arms": {arm.name: arm.kinds for arm in settings.plan.arms},
+    }
     said = json.dumps(same)
     if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) != json.loads(said):
-        raise ValueError(f"{out} holds this study with other settings; give another --out, or the preset of before.")
+        raise ValueError(
+            f"{out} holds this study with other settings or arms; give another --out, or the preset and arms of before."
+        )
     files.write_file(kept, said + "\n")
