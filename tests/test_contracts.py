@@ -348,6 +348,17 @@ def test_fast_ops_equal_the_specification_with_all_gradients(name: str, kinds: t
 
 
 @every_case
+def test_what_can_be_silent_says_nothing_while_memories_are_knocked_out(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, ids = attached(name, kinds), tiny.ids()
+    parts = [part for _, _, part in vm.memories(model).parts()]
+    with vm.knocked_out(model):
+        before = logits(model, ids)
+    tiny.shake(model, seed=9)
+    with vm.knocked_out(model):
+        assert torch.equal(logits(model, ids), before) == all(part.can_be_silent for part in parts)
+
+
+@every_case
 def test_a_deep_copy_is_attached_on_its_own(name: str, kinds: tuple[Kind, ...]) -> None:
     model, ids = attached(name, kinds), tiny.ids()
     before, twin = logits(model, ids), copy.deepcopy(model)

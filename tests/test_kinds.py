@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vademecum as vm
-from vademecum.memory.base import chosen_layers
+from vademecum.memory.layers import chosen_layers
 
 
 def test_kinds_are_discovered_by_their_files() -> None:

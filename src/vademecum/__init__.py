@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vademecum.kinds.peer import PEER as PEER
     from vademecum.kinds.product_key import ProductKey as ProductKey
     from vademecum.kinds.token_ffn import TokenFFN as TokenFFN
-    from vademecum.memory.base import every as every
+    from vademecum.memory.layers import every as every
     from vademecum.roles import param_groups as param_groups
     from vademecum.rows import RowOptimizer as RowOptimizer
     from vademecum.saving import load as load
@@ -49,7 +49,7 @@ _HOMES: Mapping[str, str] = {
     "RowOptimizer": "rows",
     "attach": "surgery",
     "detach": "surgery",
-    "every": "memory.base",
+    "every": "memory.layers",
     "gather_experts": "sharding",
     "hosts": "",
     "kinds": "",

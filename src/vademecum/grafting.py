@@ -15,7 +15,8 @@ from torch import nn
 from vademecum import hosts
 from vademecum.attached import ROOT, Memories
 from vademecum.memory.bank import Bank
-from vademecum.memory.base import Built, Kind, Part, Shared, chosen_layers
+from vademecum.memory.base import Built, Kind, Part, Shared
+from vademecum.memory.layers import chosen_layers
 from vademecum.surgery import keys_of, memories, put, site_of
 
 #: A kind on a model, and the modules that were made for it.

@@ -20,7 +20,8 @@ from vademecum.attached import ROOT, Memories, real_tokens
 from vademecum.experts.host_routers import HostRouters, routers_of
 from vademecum.lookup import Frame
 from vademecum.memory import placing
-from vademecum.memory.base import Kind, Part, Shared, Site, chosen_layers
+from vademecum.memory.base import Kind, Part, Shared, Site
+from vademecum.memory.layers import chosen_layers
 from vademecum.recording import Listener, Recording
 from vademecum.stores.placement import Placement
 

@@ -12,7 +12,8 @@ from torch import nn
 from vademecum import grafting, kinds
 from vademecum.memory import placing
 from vademecum.memory.bank import Bank
-from vademecum.memory.base import Part, chosen_layers
+from vademecum.memory.base import Part
+from vademecum.memory.layers import chosen_layers
 from vademecum.stores.placement import Placement
 from vademecum.surgery import memories, site_of
 

@@ -28,8 +28,8 @@ def measure(run: Run, *, heldout_tokens: int, prompts: list[list[int]], seed: in
     """
     model = run.model
     held = run.evaluate(heldout_tokens)
-    value_memory = any(part.site == "value" for _, _, part in vm.memories(model).parts())
-    silenced = knockout.knockout(model, lambda: run.evaluate(heldout_tokens)) if value_memory else None
+    memory = any(part.can_be_silent for _, _, part in vm.memories(model).parts())
+    silenced = knockout.knockout(model, lambda: run.evaluate(heldout_tokens)) if memory else None
     _, evaluations = metrics.read(run.folder)
     slot_statistics, expert_statistics = _recorded(model, run.corpus, run.recipe.length)
     return {

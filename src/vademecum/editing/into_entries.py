@@ -16,7 +16,8 @@ from vademecum.editing.facts import Fact
 from vademecum.editing.gating import of_whom, what_is_asked
 from vademecum.editing.learning import TOGETHER, WAYS, descend, kept_steps, line_of, ways_of
 from vademecum.editing.overlay import Overlay, Written
-from vademecum.memory.base import Built, chosen_layers
+from vademecum.memory.base import Built
+from vademecum.memory.layers import chosen_layers
 
 
 def into_entries(

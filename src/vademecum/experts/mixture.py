@@ -17,6 +17,7 @@ class ExpertMixture(FeedForwardPart):
     """``y = scale * sum_k w_k expert_k(x) + shared(x)``; an assignment that was dropped adds nothing."""
 
     exclusive = True
+    can_be_silent = False
 
     def __init__(
         self,

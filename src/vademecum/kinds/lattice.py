@@ -25,8 +25,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from vademecum.memory.base import Built, Kind, Layers, Need, Site, require, require_not_negative
+from vademecum.memory.base import Built, Kind, Need, Site, require, require_not_negative
 from vademecum.memory.lattice import QUERIES, Heads, LatticeRetrieval
+from vademecum.memory.layers import Layers
 from vademecum.memory.pool import Pool
 from vademecum.ops.lattice import NEAREST, near_sizes, periods_for
 

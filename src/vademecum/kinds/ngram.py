@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from vademecum.memory import spelling
 from vademecum.memory.bank import Bank
-from vademecum.memory.base import Built, Kind, Layers, Site, require, require_not_negative
+from vademecum.memory.base import Built, Kind, Site, require, require_not_negative
 from vademecum.memory.hashing import Hashes, primes_from
+from vademecum.memory.layers import Layers
 from vademecum.memory.ngrams import Convolution, NGramMemory, Projections
 from vademecum.memory.tables import Scale
 

@@ -18,7 +18,8 @@ from typing import ClassVar, Self
 
 from transformers.activations import ACT2FN
 
-from vademecum.memory.base import Built, Kind, Layers, Site, require, require_not_negative
+from vademecum.memory.base import Built, Kind, Site, require, require_not_negative
+from vademecum.memory.layers import Layers
 from vademecum.memory.pool import Pool
 from vademecum.memory.product_keys import SCORES, ProductKeys, key_width, require_searchable
 from vademecum.memory.query_norms import NORMS

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vademecum.hosts import FeedForwardNames, HostShape, ValueSlice
 from vademecum.lookup import Frame
+from vademecum.memory.layers import Every, Layers
 
 
 class Role(StrEnum):
@@ -24,49 +25,6 @@ class Role(StrEnum):
     ROUTER = "router"
     EXPERT = "expert"
     BANK = "bank"
-
-
-@dataclass(frozen=True)
-class Every:
-    """Every ``step``-th layer, counted back from the last one so that the last layer is always among them."""
-
-    step: int
-
-    def __post_init__(self) -> None:
-        if self.step < 1:
-            raise ValueError(f"every({self.step}) was given; expected a step of 1 or more, such as every(2).")
-
-
-Layers = str | int | Sequence[int] | Every
-
-
-def every(step: int) -> Every:
-    """Rule for ``layers=``: every ``step``-th layer, the last one included."""
-    return Every(step)
-
-
-def chosen_layers(layers: Layers, count: int, kind: str) -> tuple[int, ...]:
-    """Layers that a rule picks out of ``count``; negative numbers count from the end, ``"middle"`` is one layer."""
-    if isinstance(layers, Every):
-        return tuple(i for i in range(count) if (count - 1 - i) % layers.step == 0)
-    if layers == "all":
-        return tuple(range(count))
-    if layers == "middle":
-        return (count // 2,)
-    if isinstance(layers, int):
-        layers = (layers,)
-    if isinstance(layers, str) or not layers:
-        raise ValueError(
-            f"{kind}(layers={layers!r}) was given; expected 'all', 'middle', a list of layer numbers or every(n), "
-            f"for instance layers=[0, {count - 1}]."
-        )
-    wrong = [i for i in layers if not -count <= i < count]
-    if wrong:
-        raise ValueError(
-            f"{kind}(layers={list(layers)}) names layer {wrong[0]}, but the host has layers 0 to {count - 1}; "
-            f"leave it out or write layers='all'."
-        )
-    return tuple(sorted({i % count for i in layers}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +61,7 @@ class Part(nn.Module, ABC):
     Attributes:
         site: which of the host's streams it acts on.
         exclusive: whether it takes the host module's place, so that no other part may stand at the same site.
+        can_be_silent: whether it contributes nothing where memories are knocked out; experts have no such state.
         key: its name in the attached model, such as ``move.layers.3``; given by ``attach``.
         kind_key: the key of its kind, such as ``move``, under which a forward holds what the kind's layers share.
         looks_back: how many tokens before a forward it must know.
@@ -111,6 +70,7 @@ class Part(nn.Module, ABC):
 
     site: ClassVar[str]
     exclusive: bool = False
+    can_be_silent: ClassVar[bool] = True
     key: str = ""
     kind_key: str = ""
     looks_back: int = 0
