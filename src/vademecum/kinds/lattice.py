@@ -31,6 +31,8 @@ from vademecum.memory.layers import Layers
 from vademecum.memory.pool import Pool
 from vademecum.ops.lattice import NEAREST, near_sizes, periods_for
 
+#: The table's step against that of a table by token id (docs/log.md): many tokens share every row.
+LR_SCALE = 0.1
 #: Channels of the host for which the paper has one head: eight complex numbers.
 CHANNELS = 16
 
@@ -112,7 +114,7 @@ class Lattice(Kind):
             self.width,
             stds=(self.bank_std / math.sqrt(self.width),),
             reads=len(layers) * heads * NEAREST,
-            lr_scale=1.0,  # heads lie side by side, and a head's weights sum to 1 at most
+            lr_scale=LR_SCALE,  # heads lie side by side, and a head's weights sum to 1 at most
             dtype=site.dtype,
             device=site.device(layers[0]),
         )

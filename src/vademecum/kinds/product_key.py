@@ -23,6 +23,9 @@ from vademecum.memory.product_keys import SCORES, ProductKeys, key_width, requir
 from vademecum.memory.query_norms import NORMS
 from vademecum.memory.retrieval import OutputGate, RetrievedValues
 
+#: The table's step against that of a table by token id (docs/log.md): many tokens share every row.
+LR_SCALE = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProductKey(Kind):
@@ -96,7 +99,7 @@ class ProductKey(Kind):
             width,
             stds=(self.bank_std / math.sqrt(width),),
             reads=len(layers) * self.heads * self.topk,
-            lr_scale=1.0 / self.heads,  # a step of every row moves the sum over heads H times as far
+            lr_scale=LR_SCALE / self.heads,  # a step of every row moves the sum over heads H times as far
             dtype=site.dtype,
             device=site.device(layers[0]),
         )
