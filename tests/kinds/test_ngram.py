@@ -272,3 +272,14 @@ def test_what_does_not_fit_is_refused_and_the_model_unchanged(settings: dict[str
 def test_a_prefetch_by_token_leaves_hashed_tables_alone(tmp_path: Any) -> None:
     model = vm.attach(tiny.host("qwen3"), vm.NGram(**SMALL), bank="disk", bank_folder=tmp_path)
     vm.prefetch(model, tiny.ids())
+
+
+def test_a_silent_memory_decodes_with_a_cache_and_leaves_the_host_as_it_was() -> None:
+    ids = tiny.ids(1, 9)
+    settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    bare = tiny.host("qwen3").generate(input_ids=ids, **settings)
+    model = tiny.host("qwen3")
+    vm.attach(model, vm.NGram(layers="all", heads=2, width=16))
+    tiny.shake(model)
+    with vm.knocked_out(model):
+        assert torch.equal(model.generate(input_ids=ids, **settings), bare)

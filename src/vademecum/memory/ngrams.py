@@ -95,7 +95,10 @@ class NGramMemory(ResidualPart):
 
     def forward(self, hidden: Tensor, frame: Frame) -> Tensor:
         if frame.muted:
-            return torch.zeros_like(hidden)
+            silence = torch.zeros_like(hidden)
+            if self.convolution is not None:  # later forwards ask for the steps of this one, silent as they are
+                frame.carry(self.key, silence, self.carries)
+            return silence
         rows, lookup = frame.shared[self.key]
         rows = rows.to(hidden.device)
         read = rows_at(rows, lookup.on(hidden.device)).reshape(*hidden.shape[:-1], -1)
