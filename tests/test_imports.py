@@ -24,6 +24,7 @@ FLOORS = (
     {"state", "roles", "rows", "saving", "sharding", "about", "converting"},
     {"vademecum"},
     {"training", "analysis", "pages", "editing"},
+    {"images"},
     {"compare"},
     {"studies", "inspection"},
     {"cli", "__main__"},

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from vademecum import data, files
-from vademecum.compare import commands, entrants, measure, probe, progress, questions, results, runner, texts
+from vademecum.compare import commands, entrants, probe, progress, questions, results, runner
 from vademecum.compare.arms import ARMS, Arm
+from vademecum.compare.media import text as text_medium
 from vademecum.compare.plan import PRESETS, Plan
 from vademecum.training import Diverged, Run
 
@@ -232,7 +233,7 @@ def test_a_source_that_gave_another_text_is_named_by_what_was_read_and_read_once
     corpus = dataclasses.replace(data.prepare(str(text), vocab_size=512, progress=False), name="python")
     monkeypatch.setattr(data, "prepare", lambda *_, **__: corpus)
     plan = dataclasses.replace(PRESETS["smoke"], data=("factbook", "webster"))
-    found = texts.read_texts(plan)
+    found = plan.medium.materials(plan)
     assert found.names == {"factbook": "python"}
     assert found.notes == (
         "factbook could not be had: python was read in its place.",
@@ -243,7 +244,7 @@ def test_a_source_that_gave_another_text_is_named_by_what_was_read_and_read_once
 
 def test_texts_are_kept_with_the_prompt_they_go_on_from() -> None:
     kept = [{"ids": [1, 2], "text": "a"}, {"ids": [3], "text": "b"}]
-    assert [runner._text_after(ids, kept) for ids in ([3], [4], [1, 2])] == ["b", None, "a"]
+    assert [text_medium._text_after(ids, kept) for ids in ([3], [4], [1, 2])] == ["b", None, "a"]
 
 
 def test_sources_that_would_share_a_folder_are_refused() -> None:
@@ -275,7 +276,7 @@ def test_every_preset_survives_json() -> None:
 
 def test_prompts_are_beginnings_of_held_out_documents(text: Path) -> None:
     corpus = data.prepare(str(text), vocab_size=512, progress=False)
-    found = measure.prompts(corpus, 2, 32)
+    found = text_medium.prompts(corpus, 2, 32)
     assert len(found) == 2
     assert all(len(prompt) + len(truth) == 32 for prompt, truth in found)
     assert all(corpus.end_id not in prompt + truth for prompt, truth in found)

@@ -60,18 +60,13 @@ def test_an_evaluation_line_describes_every_layer_of_experts_and_slots(tmp_path)
 def test_numbers_of_experts_are_those_of_the_held_out_load(tmp_path):
     run = _open(tmp_path / "run", *KINDS)
     ids = torch.from_numpy(run.corpus.heldout[:16].astype("int64"))[None]
-    inside = watch.inside(run.model, _Short(run.corpus.heldout[:17]), length=16, tokens=16)
+    inside = watch.inside(run.model, Corpus(heldout=run.corpus.heldout[:17]), length=16, tokens=16)
     with torch.no_grad(), vm.record(run.model.eval()) as rec:
         run.model(input_ids=ids)
     expected = load(rec.all("moe.layers.1", "load")[0])
     assert inside["moe.layers.1"]["load_entropy"] == pytest.approx(expected.entropy)
     assert inside["moe.layers.1"]["max_violation"] == pytest.approx(expected.max_violation)
     assert inside["moe.layers.1"]["dead"] == expected.dead
-
-
-class _Short:
-    def __init__(self, heldout):
-        self.heldout = heldout
 
 
 def test_a_model_with_one_slot_has_no_similarity_and_one_without_memory_has_no_line(tmp_path):

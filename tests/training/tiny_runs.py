@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models
 
 import vademecum as vm
+from vademecum import data
 from vademecum.training import Recipe, presets
 
 VOCAB = 64
@@ -20,23 +21,23 @@ def _tokens(seed, count):
 
 
 def _tokenizer():
-    return Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    return Tokenizer(models.WordLevel({data.END: 0} | {f"w{i}": i for i in range(1, VOCAB)}, unk_token=data.END))
 
 
-@dataclass
-class Corpus:
-    """Looks like ``vademecum.data.Corpus`` with three bytes to a token."""
-
-    name: str = "walk"
-    description: str = "random strides"
-    key: str = "walk"
-    vocab_size: int = VOCAB
-    end_id: int = 0
-    token_bytes: np.ndarray = field(default_factory=lambda: np.full(VOCAB, 3))
-    heldout_bytes: int = 3 * 599
-    train: np.ndarray = field(default_factory=lambda: _tokens(0, 4000))
-    heldout: np.ndarray = field(default_factory=lambda: _tokens(1, 600))
-    tokenizer: Tokenizer = field(default_factory=_tokenizer)
+def Corpus(**changes):  # noqa: N802 - it stands for the class
+    """A ``vademecum.data.Corpus`` of random strides with three bytes to a token."""
+    settings = {
+        "name": "walk",
+        "description": "random strides",
+        "key": "walk",
+        "folder": Path("nowhere"),
+        "token_bytes": np.full(VOCAB, 3),
+        "heldout_bytes": 3 * 599,
+        "train": _tokens(0, 4000),
+        "heldout": _tokens(1, 600),
+        "tokenizer": _tokenizer(),
+    }
+    return data.Corpus(**{**settings, **changes})
 
 
 def recipe(**changes):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vademecum import data, files
+from vademecum import files
 from vademecum.analysis import cost
 from vademecum.analysis.cost import ModelCost
 from vademecum.compare import arms, stats
@@ -103,7 +103,7 @@ def _seconds_per_step(plan: Plan, entrants: dict[str, Entrant], folder: Path) ->
     known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if entrants.keys() <= known.keys():
         return known
-    corpus = data.prepare(plan.data[0], vocab_size=plan.vocab_size, progress=False)
+    corpus = plan.medium.material(plan, plan.data[0])
     scratch = folder / "calibration"
     shutil.rmtree(scratch, ignore_errors=True)
     steps = CALIBRATION_ROUNDS * CALIBRATION_STEPS + 1

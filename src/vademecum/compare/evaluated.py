@@ -21,10 +21,13 @@ def words(results: Mapping[str, Any]) -> str:
         held = source.get("heldout_tokens")
         if held is None:
             continue
-        last, curve = (tokens(held, length, n) for n in (limit, plan["recipe"].get("eval_tokens", 0)))
+        last, curve = (
+            source.get(what) or tokens(held, length, n)
+            for what, n in (("evaluated_tokens", limit), ("curve_tokens", plan["recipe"].get("eval_tokens", 0)))
+        )
         said.append(
             f"On {name} the table is of {last:,} of {held:,} held-out tokens"
-            f"{_bytes(source)}, the curves of {curve:,}, in windows of {length} spread evenly over the text."
+            f"{_bytes(source)}, the curves of {curve:,}, in windows of {length} spread evenly over it."
         )
     return " ".join(said)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vademecum.compare import hybrid
+from vademecum.compare import hybrid, media
 from vademecum.compare.arms import ARMS, Arm
+from vademecum.compare.media import Medium
+from vademecum.compare.media.text import Text
 from vademecum.compare.names import slug
 from vademecum.compare.questions import Question
 from vademecum.training import Recipe
@@ -33,7 +35,7 @@ class Plan:
     per run. ``chunk`` is how many steps an arm makes before the next has its turn, ``heldout_tokens`` limits the
     final evaluation (0 takes all held-out text). ``questions`` are answered in the report, each by the paired
     difference of its two arms. ``budget`` is what arms with a share split between memory and experts: as many
-    parameters as so many experts have.
+    parameters as so many experts have. ``medium`` is what ``data`` names and what is shown of a model.
     """
 
     data: tuple[str, ...]
@@ -52,6 +54,7 @@ class Plan:
     baseline: str = "dense"
     questions: tuple[Question, ...] = ()
     budget: int = hybrid.BUDGET
+    medium: Medium = field(default_factory=Text)
 
     def __post_init__(self) -> None:
         if self.match not in MATCHES:
@@ -119,6 +122,7 @@ class Plan:
             "curve": [arm.to_dict() for arm in self.curve],
             "questions": [question.to_dict() for question in self.questions],
             "recipe": self.recipe.to_dict(),
+            "medium": self.medium.to_dict(),
         }
 
     @classmethod
@@ -133,6 +137,7 @@ class Plan:
                 "curve": tuple(Arm.from_dict(arm) for arm in values["curve"]),
                 "questions": tuple(Question.from_dict(each) for each in values.get("questions", ())),
                 "recipe": Recipe.from_dict(values["recipe"]),
+                "medium": media.from_dict(values.get("medium", Text().to_dict())),
             }
         )
 

@@ -72,14 +72,13 @@ def main() -> None:
     """Reads a job, trains three steps on the plan's first source, prints the peak in bytes, or null."""
     import torch
 
-    from vademecum import data
     from vademecum.compare import arms
     from vademecum.compare.plan import Plan
     from vademecum.training import Run
 
     job = json.load(sys.stdin)
     plan, arm = Plan.from_dict(job["plan"]), arms.Arm.from_dict(job["arm"])
-    corpus = data.prepare(plan.data[0], vocab_size=plan.vocab_size, progress=False)
+    corpus = plan.medium.material(plan, plan.data[0])
     _load_compiled_loops()
     _forget_peak()
     baseline = _status("VmRSS")

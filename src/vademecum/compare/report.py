@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vademecum.compare import asked, claims, evaluated, figures, replies, results, tables
+from vademecum.compare import asked, claims, evaluated, figures, media, replies, results, tables
 from vademecum.compare.drawing import rows_on
+from vademecum.compare.media import Medium
 from vademecum.compare.names import slug
 from vademecum.compare.results import Row
 from vademecum.memory.base import Role
@@ -34,9 +35,10 @@ def html(
 ) -> str:
     """The page as text; ``answers`` are the drawings of the questions."""
     sources = _sources(found)
+    words = medium_of(found).words
     links = {"asked": "What was asked"} if found.get("answers") else {}
     links |= {f"on-{slug(data)}": f"Results on {data}" for data in sources}
-    links |= {"texts": "Generated text", "method": "How it was measured", "limits": "What this does not show"}
+    links |= {"texts": words.shown, "method": "How it was measured", "limits": "What this does not show"}
     body = "".join(
         [
             "<header><h1>Memory and experts, compared</h1>",
@@ -45,13 +47,18 @@ def html(
             f"{page.links(links)}</header><main>",
             replies.section(found, answers or {}),
             *(_source(found, data, drawings.get(data, ())) for data in sources),
-            _texts(found),
+            medium_of(found).section(found),
             _method(found),
             _limits(found),
             "</main>",
         ]
     )
     return page.document(f"Vademecum: {', '.join(found['arms'])}", body)
+
+
+def medium_of(found: Results) -> Medium:
+    """The medium that results are of; those of earlier versions are of text."""
+    return media.from_dict(found["plan"].get("medium", {"form": "text"}))
 
 
 def _sources(found: Results) -> list[str]:
@@ -62,8 +69,9 @@ def _lede(found: Results) -> str:
     plan = found["plan"]
     seeds, arms = len(plan["seeds"]), len(found["arms"])
     return (
-        f"{arms} arms of one small {plan['host']} language model (size {plan['size']}), trained side by side on "
-        f"{', '.join(_sources(found))} with {seeds} seed{'s' if seeds != 1 else ''}: {found['match']}."
+        f"{arms} arms of one small {plan['host']} {medium_of(found).words.model} (size {plan['size']}), "
+        f"trained side by side on {', '.join(_sources(found))} with {seeds} seed{'s' if seeds != 1 else ''}: "
+        f"{found['match']}."
         f"{''.join(' ' + note for note in found.get('substituted', ()))}"
     )
 
@@ -132,31 +140,6 @@ def _apart(name: str, found: Results) -> str:
     return f"FLOPs per token {claims.number(apart, 1, signed=True)} % against {baseline}\u2019s{matched}"
 
 
-def _texts(found: Results) -> str:
-    blocks = []
-    for data, sample in found["samples"].items():
-        for i, prompt in enumerate(sample["prompts"]):
-            cards = [f'<div class="truth"><b>the held-out text itself</b>{escape(prompt["truth"])}</div>']
-            cards += [
-                f"<div><b>{escape(arm)}</b>{escape(texts[i])}</div>"
-                for arm, texts in sample["texts"].items()
-                if i < len(texts) and texts[i] is not None
-            ]
-            blocks.append(
-                f'<h3 class="note">{escape(data)}</h3><blockquote>{escape(prompt["prompt"])}\u2026</blockquote>'
-                f'<div class="texts">{"".join(cards)}</div>'
-            )
-    if not blocks:
-        return ""
-    return (
-        '<section id="texts"><h2>Generated text, side by side</h2>'
-        '<p class="note">Beginnings of held-out documents, continued by each '
-        "arm of the first seed, sampled with the same random numbers (temperature 0.8, the 40 likeliest tokens). "
-        "Chosen by position, not by hand. "
-        "Models this small write nonsense; look for what kind.</p>" + "".join(blocks) + "</section>"
-    )
-
-
 MATCHED = 5.0
 """Percent by which an arm's FLOPs may differ from the baseline's before the page says that it is not matched."""
 
@@ -171,10 +154,7 @@ METHOD = (
     ),
     (
         "What is measured",
-        "Bits per byte: the negative log-likelihood of held-out text in bits, over the UTF-8 bytes it stands for, so "
-        "that it can be compared across tokenizers. {evaluated} Seconds to the baseline\u2019s loss are read off the "
-        "curves. Held-out documents are chosen once, by document, and are in neither the training text nor "
-        "the tokenizer\u2019s.",
+        "{measured}",
     ),
     (
         "The interval",
@@ -223,7 +203,7 @@ def _method(found: Results) -> str:
         "baseline": baseline,
         "flops": ", ".join(flops) or "no other arm was measured",
         "seconds": ", ".join(f"{row.arm} {row.seconds:,.0f} ({row.data})" for row in found["rows"]),
-        "evaluated": evaluated.words(found),
+        "measured": medium_of(found).words.measured.format(evaluated=evaluated.words(found)),
         "bank": ratios[Role.BANK],
         "expert": ratios[Role.EXPERT],
         "router": ratios[Role.ROUTER],
@@ -233,29 +213,13 @@ def _method(found: Results) -> str:
     data = {name: value.get("description", "") for name, value in found["sources"].items()}
     settings = {k: v for k, v in plan.items() if k not in ("recipe", "arms", "curve", "questions")} | plan["recipe"]
     return (
-        f'<section id="method"><h2>How it was measured</h2>{text}<h3>Text</h3>{page.pairs(data)}'
+        f'<section id="method"><h2>How it was measured</h2>{text}<h3>Material</h3>{page.pairs(data)}'
         f"<h3>Machine and versions</h3>{page.pairs(found['environment'])}"
         f"<details><summary>All settings</summary>{page.pairs(settings)}</details>"
         f"<h3>To repeat it</h3><pre>{escape(found['command'])}</pre></section>"
     )
 
 
-LIMITS = (
-    "Scale. These are small models on little text. What helps here may vanish or grow in models a thousand times "
-    "larger; nothing here says which.",
-    "Tuning. One recipe serves all arms. An arm that would like another is measured below its best, and "
-    "that may be any of them. The ratios of tables and of experts to the host\u2019s rate and the memory\u2019s start "
-    "were chosen on factbook\u2019s held-out text at the demo\u2019s host size: factbook\u2019s figures are not a "
-    "clean test of memory or experts, those of other texts are. A widened dense feed-forward had no such search.",
-    "One host and one tokenizer. Another family or a larger vocabulary changes what a table addressed by token "
-    "ids can hold.",
-    "Speed is that of this machine. On a GPU, or with a larger batch, the ratios are others.",
-    "Knock-out says how far the trained model leans on its memory; it is not the loss of a model trained without one.",
-    "Seeds vary initialisation and data order, not the split of the text: the interval does not cover another "
-    "choice of documents.",
-)
-
-
 def _limits(found: Results) -> str:
-    items = "".join(f"<li>{escape(item)}</li>" for item in LIMITS)
+    items = "".join(f"<li>{escape(item)}</li>" for item in medium_of(found).words.limits)
     return f'<section id="limits"><h2>What this does not show</h2><ul>{items}</ul></section>'

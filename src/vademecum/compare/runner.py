@@ -15,16 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vademecum import data, files
+import numpy as np
+from numpy.typing import NDArray
+
+from vademecum import files
 from vademecum.compare import arms, entrants, environment, measure, probe, questions, report, results, shares
 from vademecum.compare.entrants import Entrant
+from vademecum.compare.media import Materials
 from vademecum.compare.names import slug
 from vademecum.compare.plan import MATCHES, Plan
 from vademecum.compare.progress import Progress, progress
-from vademecum.compare.texts import Texts, read_texts
+from vademecum.data import Material
 from vademecum.roles import LR_RATIO
 from vademecum.training import CheckpointDamaged, Diverged, Interrupted, Run, checkpoint
-from vademecum.training.evaluate import covered_bytes
 
 PLAN = "plan.json"
 RESULT = "result.json"
@@ -45,8 +48,8 @@ def run(plan: Plan, folder: Path, *, command: str = "", fall_back: bool = False)
     folder.mkdir(parents=True, exist_ok=True)
     plan = shares.resolve(plan)
     _keep(plan, folder)
-    texts = read_texts(plan)
-    corpora, asked = texts.corpora, plan
+    read = plan.medium.materials(plan)
+    corpora, asked = read.corpora, plan
     plan = dataclasses.replace(plan, data=tuple(corpora))
     entered = entrants.prepare(asked, folder)
     for source, seed in plan.groups():
@@ -67,7 +70,7 @@ def run(plan: Plan, folder: Path, *, command: str = "", fall_back: bool = False)
             _group(plan, folder, corpora[source], source, seed, entered, shown, fall_back)
     finally:
         shown.close()
-    found = collect(plan, folder, texts, entered, peaks, command)
+    found = collect(plan, folder, read, entered, peaks, command)
     results.write(folder, found)
     questions.write(folder, questions.read(found))
     return report.write(folder, results.read(folder))
@@ -116,7 +119,7 @@ def _peaks(plan: Plan, folder: Path, entered: Mapping[str, Entrant]) -> dict[str
 def _group(
     plan: Plan,
     folder: Path,
-    corpus: data.Corpus,
+    corpus: Material,
     source: str,
     seed: int,
     entered: Mapping[str, Entrant],
@@ -131,11 +134,6 @@ def _group(
             entrant = entered[arm.name]
             runs[arm.name] = _open(plan, entrant, corpus, place, source, seed, fall_back)
             shown.skip(runs[arm.name].step)
-    prompts = (
-        [prompt for prompt, _ in measure.prompts(corpus, plan.prompts, plan.recipe.length)]
-        if seed == plan.seeds[0]
-        else []
-    )
     try:
         lost = _take_turns(plan, runs, run_folder(folder, source, seed, "x").parent, f"{source}, seed {seed}", shown)
         for name in list(runs):
@@ -143,16 +141,14 @@ def _group(
             if name in lost:
                 _give_up(plan, finished, entered[name], source, seed)
             else:
-                _finish(plan, finished, entered[name], source, seed, prompts)
+                _finish(plan, finished, entered[name], source, seed)
     except KeyboardInterrupt as error:
         for each in runs.values():
             each.checkpoint()
         raise Interrupted(f"stopped and saved in {folder}; the same command goes on from there.") from error
 
 
-def _open(
-    plan: Plan, entrant: Entrant, corpus: data.Corpus, place: Path, source: str, seed: int, fall_back: bool
-) -> Run:
+def _open(plan: Plan, entrant: Entrant, corpus: Material, place: Path, source: str, seed: int, fall_back: bool) -> Run:
     try:
         return Run.open(
             place,
@@ -224,8 +220,9 @@ def _require_same(place: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _finish(plan: Plan, finished: Run, entrant: Entrant, source: str, seed: int, prompts: list[list[int]]) -> None:
-    measured = measure.measure(finished, heldout_tokens=plan.heldout_tokens, prompts=prompts, seed=seed)
+def _finish(plan: Plan, finished: Run, entrant: Entrant, source: str, seed: int) -> None:
+    measured = measure.measure(finished, heldout_tokens=plan.heldout_tokens)
+    measured |= plan.medium.measured(finished, plan, seed)
     result = {"data": source, "arm": entrant.arm.name, "seed": seed, "cost": asdict(entrant.cost), **measured}
     finished.close()
     _write(finished.folder, result, entrant.identity(plan, finished.corpus.key))
@@ -237,13 +234,13 @@ def _finish(plan: Plan, finished: Run, entrant: Entrant, source: str, seed: int,
 def collect(
     plan: Plan,
     folder: Path,
-    texts: Texts,
+    read: Materials,
     entered: Mapping[str, Entrant],
     peaks: Mapping[str, int | None],
     command: str,
 ) -> dict[str, Any]:
     """The content of ``results.json`` from the finished runs in ``folder``, its rows as :class:`results.Row`."""
-    names = texts.names
+    names = read.names
     every = [
         json.loads((run_folder(folder, source, seed, arm.name) / RESULT).read_text(encoding="utf-8"))
         | {"data": names[source]}
@@ -252,7 +249,11 @@ def collect(
         for seed in plan.seeds
     ]
     runs = [each for each in every if each.get("diverged") is None]
-    corpora = {names[source]: corpus for source, corpus in texts.corpora.items()}
+    places = {
+        (names[source], arm.name, seed): run_folder(folder, source, seed, arm.name)
+        for source, seed in plan.groups()
+        for arm in plan.arms_on(source)
+    }
     timings = {
         (names[source], seed): files.read_lines(run_folder(folder, source, seed, "x").parent / ROUNDS)
         for source, seed in plan.groups()
@@ -264,8 +265,8 @@ def collect(
         "ratios": {str(role): ratio for role, ratio in LR_RATIO.items()},
         "command": command,
         "environment": environment.describe(plan.device),
-        "sources": {name: _source(corpus, plan) for name, corpus in corpora.items()},
-        "substituted": list(texts.notes),
+        "sources": {names[source]: _source(corpus, plan) for source, corpus in read.corpora.items()},
+        "substituted": list(read.notes),
         "diverged": [
             {"data": each["data"], "arm": each["arm"], "seed": each["seed"], "step": each["diverged"]}
             for each in every
@@ -277,27 +278,24 @@ def collect(
         "curves": _nested(runs, "curve"),
         "slots": _nested(runs, "slots"),
         "experts": _nested(runs, "experts"),
-        "samples": _samples(plan, runs, corpora),
+        "samples": plan.medium.collected(plan, runs, read, places),
     }
 
 
-def _source(corpus: data.Corpus, plan: Plan) -> dict[str, Any]:
-    length, limit = plan.recipe.length, plan.heldout_tokens
-    windows = data.heldout_windows(corpus.heldout, length, max(1, limit // length) if limit else None)
+def _source(corpus: Material, plan: Plan) -> dict[str, Any]:
+    length, recipe = plan.recipe.length, plan.recipe
+
+    def evaluated(limit: int) -> NDArray[np.int64]:
+        return corpus.heldout_windows(length, max(1, limit // length) if limit else None)[:, 1:]
+
+    last = evaluated(plan.heldout_tokens)
     return {
-        "evaluated_tokens": windows.shape[0] * length,
-        "evaluated_bytes": covered_bytes(corpus, windows[:, 1:]),
         "description": corpus.description,
-        "heldout_bytes": corpus.heldout_bytes,
-        "heldout_tokens": len(corpus.heldout),
-        "train_tokens": len(corpus.train),
-        "bytes_per_token": corpus.bytes_per_token,
+        "evaluated_tokens": last.size,
+        "evaluated_bytes": corpus.covered_bytes(last),
+        "curve_tokens": evaluated(recipe.eval_tokens).size,
+        **corpus.sizes(),
     }
-
-
-def _text_after(ids: list[int], texts: list[dict[str, Any]]) -> str | None:
-    """The text that was written after ``ids``; None where a run was finished with other prompts."""
-    return next((str(each["text"]) for each in texts if each["ids"] == ids), None)
 
 
 def _nested(runs: list[dict[str, Any]], key: str) -> dict[str, Any]:
@@ -305,19 +303,4 @@ def _nested(runs: list[dict[str, Any]], key: str) -> dict[str, Any]:
     for each in runs:
         if each[key]:
             found.setdefault(each["data"], {}).setdefault(each["arm"], {})[str(each["seed"])] = each[key]
-    return found
-
-
-def _samples(plan: Plan, runs: list[dict[str, Any]], corpora: Mapping[str, data.Corpus]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for source, corpus in corpora.items():
-        decode = corpus.tokenizer.decode
-        begun = measure.prompts(corpus, plan.prompts, plan.recipe.length)
-        texts = {
-            each["arm"]: [_text_after(ids, each["texts"]) for ids, _ in begun]
-            for each in runs
-            if each["data"] == source and each["seed"] == plan.seeds[0]
-        }
-        if begun:
-            found[source] = {"prompts": [{"prompt": decode(a), "truth": decode(b)} for a, b in begun], "texts": texts}
     return found

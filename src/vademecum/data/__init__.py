@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vademecum.data.corpus import END, Corpus, prepare
 from vademecum.data.domains import DomainTokens, domain_tokens
+from vademecum.data.material import Material
 from vademecum.data.order import batch, heldout_windows
 from vademecum.data.sources import Source, describe, sources
 from vademecum.data.wheels import Unavailable, cache_folder
@@ -16,6 +17,7 @@ __all__ = [
     "END",
     "Corpus",
     "DomainTokens",
+    "Material",
     "Source",
     "Unavailable",
     "batch",

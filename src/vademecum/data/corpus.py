@@ -20,12 +20,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from vademecum import files
-from vademecum.data import user
+from vademecum.data import order, user
 from vademecum.data.readers import Document
 from vademecum.data.sources import Source, digest, sources
 from vademecum.data.wheels import NoPip, Unavailable, cache_folder
 
 END = "<|end|>"
+TOKENIZER = "tokenizer.json"
 FEWEST_DOCUMENTS = 4
 FEWEST_BYTES = 4_000
 _SHARE, _LARGEST = 0.05, 1_000_000  # of the text, and bytes, that are held out
@@ -67,6 +68,54 @@ class Corpus:
     def bytes_per_token(self) -> float:
         """UTF-8 bytes per held-out target token."""
         return self.heldout_bytes / (len(self.heldout) - 1)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of what :meth:`keep` writes."""
+        return (TOKENIZER,)
+
+    def windows(self, *, seed: int, step: int, batch: int, length: int) -> order.Ids:
+        """Training windows ``[batch, length + 1]`` of one step (see :func:`vademecum.data.batch`)."""
+        return order.batch(self.train, seed=seed, step=step, batch=batch, length=length)
+
+    def heldout_windows(self, length: int, limit: int | None = None) -> order.Ids:
+        """Held-out windows ``[n, length + 1]`` (see :func:`vademecum.data.heldout_windows`)."""
+        return order.heldout_windows(self.heldout, length, limit)
+
+    def covered_bytes(self, targets: NDArray[np.int64]) -> float:
+        """UTF-8 bytes of the held-out text that ``targets`` stand for.
+
+        Exact for the corpus's own tokenizer; another's pieces share the text's bytes out in proportion.
+        """
+        spelt = int(self.token_bytes[self.heldout[1:]].sum())
+        return int(self.token_bytes[targets].sum()) * (self.heldout_bytes / spelt)
+
+    def identity(self) -> dict[str, Any]:
+        """Name, key, description, size of the vocabulary and end id."""
+        names = ("name", "key", "description", "vocab_size", "end_id")
+        return {name: getattr(self, name) for name in names}
+
+    def sizes(self) -> dict[str, float]:
+        """Tokens and bytes on both sides."""
+        return {
+            "heldout_bytes": self.heldout_bytes,
+            "heldout_tokens": len(self.heldout),
+            "train_tokens": len(self.train),
+            "bytes_per_token": self.bytes_per_token,
+        }
+
+    def keep(self, folder: Path) -> None:
+        """Write ``tokenizer.json`` into a run's folder."""
+        files.write_file(folder / TOKENIZER, self.tokenizer.to_str())
+
+    def export(self, folder: Path) -> None:
+        """Write the tokenizer as Transformers reads one, with the end token that documents are parted by."""
+        from transformers import PreTrainedTokenizerFast
+
+        end = self.tokenizer.id_to_token(self.end_id)
+        PreTrainedTokenizerFast(tokenizer_object=self.tokenizer, eos_token=end).save_pretrained(folder)  # type: ignore[no-untyped-call]
+        # As the run has it, byte for byte: save_pretrained writes the same tokens in another order.
+        self.keep(folder)
 
     def __repr__(self) -> str:
         return f"Corpus({self.description})"
@@ -231,7 +280,7 @@ def _made(
     def fill(folder: Path) -> None:
         for side, ids in tokens.items():
             np.save(folder / f"{side}.npy", ids)
-        (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+        (folder / TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
         (folder / "corpus.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
     files.write_folder(_place(cache, name, key), fill)
@@ -253,7 +302,7 @@ def _opened(cache: Path, name: str, key: str) -> Corpus | None:
         shutil.rmtree(folder)
         return None
     facts = json.loads((folder / "corpus.json").read_text("utf-8"))
-    tokenizer = _settled(Tokenizer.from_file(str(folder / "tokenizer.json")))
+    tokenizer = _settled(Tokenizer.from_file(str(folder / TOKENIZER)))
     return Corpus(
         name=facts["name"],
         description=facts["description"],

@@ -29,7 +29,7 @@ from vademecum.studies import compression_page
 from vademecum.studies.curve import BOTH, PARTS, ROWS, SILENT, WEIGHTS, WIDEST_FIRST, Curve, Point, table
 from vademecum.surgery import knocked_out, memories
 from vademecum.training import run_file
-from vademecum.training.evaluate import covered_bytes, evaluating
+from vademecum.training.evaluate import evaluating
 from vademecum.training.retokenize import retokenize
 
 BATCH = 16
@@ -70,7 +70,7 @@ def run(
     read, count, said = "", 0, arm or folder.name
     for seed, found in _subjects(folder, arm):
         corpus = _corpus(found, text)
-        windows = data.heldout_windows(corpus.heldout, found.length, max(1, tokens // found.length))
+        windows = corpus.heldout_windows(found.length, max(1, tokens // found.length))
         for point in measured(found, corpus, windows, seed):
             points.append(point)
             echo(
@@ -100,7 +100,7 @@ def measured(found: Subject, corpus: data.Corpus, windows: NDArray[np.int64], se
         kinds = ", ".join(kind.name for kind in memories(exact).kinds.values())
         raise ValueError(f"{found.folder} has no bank ({kinds}); give a run with a value memory, such as move or lave.")
     model = copy.deepcopy(exact)
-    size = covered_bytes(corpus, windows[:, 1:])
+    size = corpus.covered_bytes(windows[:, 1:])
     plain = compared(exact, exact, windows)[1] / size
 
     def point(part: str, name: str, bits: float, values: int, error: float) -> Point:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from vademecum import data, kinds, saving, state
+from vademecum.data.corpus import TOKENIZER
 from vademecum.memory import placing
 from vademecum.memory.base import Kind
 from vademecum.stores.placement import Placement
@@ -107,7 +108,7 @@ def train(
     finally:
         shown.close()
         run.close()
-    final = export(run.folder, run.model, frozen=run.frozen)
+    final = export(run.folder, run.model, corpus, frozen=run.frozen)
     echo(
         f"{run.tokens:,} tokens in {duration(run.seconds)}: {run.bits_per_byte:.4f} bits per byte of held-out text"
         f"{f', {run.skipped} steps skipped' if run.skipped else ''}. Saved in {final}."
@@ -147,7 +148,7 @@ def load(
         state.load_host_state_dict(model, saved.tensors["host"])
     saving.take(model, saved.tensors["memory"], placement)
     model.train(False)
-    return model, Tokenizer.from_file(str(folder / run_file.TOKENIZER)), int(content["data"]["end_id"])
+    return model, Tokenizer.from_file(str(folder / TOKENIZER)), int(content["data"]["end_id"])
 
 
 def generate(

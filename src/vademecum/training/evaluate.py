@@ -6,30 +6,28 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from vademecum import data
+from vademecum.data import Material
 
 
 @torch.no_grad()
 def bits_per_byte(
-    model: nn.Module, corpus: data.Corpus, *, length: int, batch: int, tokens: int = 0, dtype: str = "fp32"
+    model: nn.Module, corpus: Material, *, length: int, batch: int, tokens: int = 0, dtype: str = "fp32"
 ) -> float:
-    """Bits that the model needs per UTF-8 byte of held-out text; auxiliary losses are not part of it.
+    """Bits that the model needs per byte of what is held out; auxiliary losses are not part of it.
 
     Args:
         model: a causal language model; its training mode is put back afterwards.
-        corpus: a :class:`vademecum.data.Corpus`.
+        corpus: such as a :class:`vademecum.data.Corpus`.
         length: tokens of context per window; windows do not overlap, so that each token is a target once.
         batch: windows per forward.
         tokens: held-out tokens to use, spread evenly over the text; 0 uses all.
         dtype: "fp32", or "bf16" for autocast.
     """
-    windows = data.heldout_windows(corpus.heldout, length, max(1, tokens // length) if tokens else None)
+    windows = corpus.heldout_windows(length, max(1, tokens // length) if tokens else None)
     device = next(model.parameters()).device
     total = torch.zeros((), dtype=torch.float64, device=device)
     with evaluating(model):
@@ -38,16 +36,7 @@ def bits_per_byte(
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
                 logits = model(input_ids=ids[:, :-1], use_cache=False).logits
             total += functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
-    return total.item() / math.log(2) / covered_bytes(corpus, windows[:, 1:])
-
-
-def covered_bytes(corpus: data.Corpus, targets: NDArray[np.int64]) -> float:
-    """UTF-8 bytes of the held-out text that ``targets`` stand for.
-
-    Exact for the corpus's own tokenizer; another's pieces share the text's bytes out in proportion.
-    """
-    spelt = int(corpus.token_bytes[corpus.heldout[1:]].sum())
-    return int(corpus.token_bytes[targets].sum()) * (corpus.heldout_bytes / spelt)
+    return total.item() / math.log(2) / corpus.covered_bytes(windows[:, 1:])
 
 
 @contextmanager

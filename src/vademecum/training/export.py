@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from vademecum import files, saving, state
-from vademecum.training import run_file
+from vademecum.data import Material
 
 FOLDER = "final"
 #: The memory's folder in it.
 MEMORY = "memory"
 
 
-def export(run: Path, model: PreTrainedModel, *, frozen: bool) -> Path:
+def export(run: Path, model: PreTrainedModel, material: Material, *, frozen: bool) -> Path:
     """Write ``final/`` of a run: the host as a Transformers folder (unless it was frozen), ``memory/``, the tokenizer.
+
+    For pictures their codec stands in the tokenizer's place.
 
     The folder loads with ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained``, and
     ``vm.load(model, folder / "memory")`` puts the memory back on it.
@@ -31,19 +32,10 @@ def export(run: Path, model: PreTrainedModel, *, frozen: bool) -> Path:
         if not frozen:
             plain_host(model).save_pretrained(folder)
         saving.save(model, folder / MEMORY)
-        _tokenizer(run).save_pretrained(folder)
-        # As the run has it, byte for byte: save_pretrained writes the same tokens in another order.
-        (folder / run_file.TOKENIZER).write_bytes((run / run_file.TOKENIZER).read_bytes())
+        material.export(folder)
 
     files.write_folder(target, fill)
     return target
-
-
-def _tokenizer(run: Path) -> PreTrainedTokenizerFast:
-    """The run's tokenizer with the end token that its documents are parted by."""
-    backend = Tokenizer.from_file(str(run / run_file.TOKENIZER))
-    end = backend.id_to_token(int(run_file.read(run)["data"]["end_id"]))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end)  # type: ignore[no-untyped-call]
 
 
 def plain_host(model: PreTrainedModel) -> PreTrainedModel:

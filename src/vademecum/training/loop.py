@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vademecum import data, state
+from vademecum import state
+from vademecum.data import Material
 from vademecum.stores.base import Store
 from vademecum.surgery import prefetch, record
 from vademecum.training import checkpoint, run_file, schedule, watch
@@ -47,7 +48,7 @@ class Run:
         bits_per_byte: the last evaluation, None before the first.
     """
 
-    def __init__(self, folder: Path, model: PreTrainedModel, corpus: data.Corpus, recipe: Recipe) -> None:
+    def __init__(self, folder: Path, model: PreTrainedModel, corpus: Material, recipe: Recipe) -> None:
         self.folder, self.model, self.corpus, self.recipe = folder, model, corpus, recipe
         self.optimizer = Optimizer(model, recipe)
         self.frozen = "host" not in self.optimizer.roles
@@ -62,8 +63,8 @@ class Run:
         self._device = next(model.parameters()).device
         _require_room(model, recipe.length)
         # Too short a text is found now, not at the first evaluation.
-        data.heldout_windows(corpus.heldout, recipe.length, 1)
-        data.batch(corpus.train, seed=0, step=0, batch=1, length=recipe.length)
+        corpus.heldout_windows(recipe.length, 1)
+        corpus.windows(seed=0, step=0, batch=1, length=recipe.length)
 
     @classmethod
     def open(
@@ -71,7 +72,7 @@ class Run:
         folder: str | Path,
         *,
         build: Callable[[], PreTrainedModel],
-        corpus: data.Corpus,
+        corpus: Material,
         recipe: Recipe,
         description: Mapping[str, Any] | None = None,
         trackers: Iterable[Tracker] = (),
@@ -82,7 +83,7 @@ class Run:
         Args:
             folder: where the run lives; made where it is absent.
             build: gives the host with its memory attached (``vm.NoMemory()`` for none), the same at every call.
-            corpus: a :class:`vademecum.data.Corpus`.
+            corpus: what is learned from, such as a :class:`vademecum.data.Corpus`.
             recipe: settings; those that decide what is learned must be those the run was started with.
             description: what the caller wants kept in ``run.json``; must not change either.
             trackers: make where numbers go besides ``metrics.jsonl``; called once the folder is known to be the run's.
@@ -93,7 +94,7 @@ class Run:
             checkpoint.OtherArchitecture: the run belongs to a model of another architecture.
             ValueError: the run was started with another recipe, corpus, frozen host or description.
         """
-        run_file.require_free(Path(folder))
+        run_file.require_free(Path(folder), corpus.kept)
         run = cls(Path(folder), build(), corpus, recipe)
         run_file.open_or_check(run.folder, run.model, corpus, recipe, description or {}, frozen=run.frozen)
         saved = checkpoint.load(run.folder, fall_back=fall_back, as_tables=run._tables())
@@ -256,9 +257,7 @@ class Run:
     def _window(self, batch_number: int) -> Any:
         """``[batch, length + 1]`` ids."""
         recipe = self.recipe
-        return data.batch(
-            self.corpus.train, seed=recipe.seed, step=batch_number, batch=recipe.batch, length=recipe.length
-        )
+        return self.corpus.windows(seed=recipe.seed, step=batch_number, batch=recipe.batch, length=recipe.length)
 
     def _seen(self) -> dict[str, Any]:
         found = self.inside() if self.recipe.watch_tokens else {}

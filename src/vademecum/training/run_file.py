@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +16,14 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from vademecum import data, files, kinds, state
+from vademecum import files, kinds, state
+from vademecum.data import Material
 from vademecum.roles import LR_RATIO
 from vademecum.surgery import assemble, memories
 from vademecum.training.checkpoint import OtherArchitecture
 from vademecum.training.recipe import Recipe
 
 FILE = "run.json"
-TOKENIZER = "tokenizer.json"
 BANKS = "bank"  # folder of banks on disk while they are trained; checkpoints have copies
 FORMAT = 1
 
@@ -31,13 +31,13 @@ FORMAT = 1
 def open_or_check(
     folder: Path,
     model: PreTrainedModel,
-    corpus: data.Corpus,
+    corpus: Material,
     recipe: Recipe,
     description: Mapping[str, Any],
     *,
     frozen: bool,
 ) -> None:
-    """Write ``run.json`` and ``tokenizer.json`` into a new run, or compare them with what is to be run now.
+    """Write ``run.json`` and what the material keeps into a new run, or compare them with what is to be run now.
 
     Raises:
         OtherArchitecture: the run's host or memory is another.
@@ -50,13 +50,13 @@ def open_or_check(
         "frozen": fingerprint(model) if frozen else None,
         "recipe": recipe.learning(),
         "rates": {str(role): ratio for role, ratio in LR_RATIO.items()},
-        "data": _identity(corpus),
+        "data": dict(corpus.identity()),
         "description": _plain(description),
     }
     if not (folder / FILE).exists():
         if folder.exists() and any(folder.iterdir()):
-            _require_unstarted(folder)
-        files.write_file(folder / TOKENIZER, corpus.tokenizer.to_str())
+            _require_unstarted(folder, corpus.kept)
+        corpus.keep(folder)
         files.write_file(folder / FILE, json.dumps({**now, "versions": versions()}, indent=1) + "\n")
         return
     before = read(folder)
@@ -156,30 +156,23 @@ def versions() -> dict[str, str]:
     }
 
 
-def _identity(corpus: data.Corpus) -> dict[str, Any]:
-    return {
-        "name": corpus.name,
-        "key": corpus.key,
-        "description": corpus.description,
-        "vocab_size": corpus.vocab_size,
-        "end_id": corpus.end_id,
-    }
-
-
 def _plain(value: Any) -> Any:
     """What ``value`` is after a way through JSON, so that it compares with what was read."""
     return json.loads(json.dumps(value, default=str))
 
 
-def require_free(folder: Path) -> None:
-    """Raise ValueError for a folder that holds no run and is not empty; nothing is written."""
+def require_free(folder: Path, kept: Collection[str]) -> None:
+    """Raise ValueError for a folder that holds no run and is not empty; nothing is written.
+
+    ``kept`` are names that a run which was killed at its start may have left.
+    """
     if folder.is_dir() and not (folder / FILE).is_file():
-        _require_unstarted(folder)
+        _require_unstarted(folder, kept)
 
 
-def _require_unstarted(folder: Path) -> None:
-    leftover = {TOKENIZER, BANKS}
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith((FILE, TOKENIZER)))
+def _require_unstarted(folder: Path, kept: Collection[str]) -> None:
+    leftover = {*kept, BANKS}
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith((FILE, *kept)))
     if foreign := sorted(set(names) - leftover):
         raise ValueError(f"{folder} is not empty and holds no run (found {foreign[0]}); give a new or empty folder.")
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vademecum import data, state
+from vademecum import state
 from vademecum.analysis import experts, slots
+from vademecum.data import Material
 from vademecum.recording import Recording
 from vademecum.surgery import memories, record
 from vademecum.training.evaluate import evaluating
@@ -49,7 +50,7 @@ class _Seen:
 
 
 def inside(
-    model: PreTrainedModel, corpus: data.Corpus, *, length: int, tokens: int, dtype: str = "fp32"
+    model: PreTrainedModel, corpus: Material, *, length: int, tokens: int, dtype: str = "fp32"
 ) -> dict[str, dict[str, float]]:
     """Numbers by layer key ("moe.layers.3") and name (:data:`EXPERTS`, :data:`SLOTS`); empty where nothing reports.
 
@@ -60,7 +61,7 @@ def inside(
         tokens: how many held-out tokens, spread evenly over the text; at least one window.
         dtype: "fp32", or "bf16" for autocast.
     """
-    windows = data.heldout_windows(corpus.heldout, length, max(1, tokens // length))
+    windows = corpus.heldout_windows(length, max(1, tokens // length))
     ids = torch.from_numpy(np.asarray(windows[:, :-1])).to(model.device, torch.int64)
     with evaluating(model):
         seen = _forward(model, ids, dtype)
