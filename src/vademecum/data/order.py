@@ -33,6 +33,24 @@ def batch(tokens: NDArray[Any], *, seed: int, step: int, batch: int, length: int
     return np.asarray(tokens[start[:, None] + np.arange(length + 1)], dtype=np.int64)
 
 
+def rows(count: int, *, seed: int, step: int, batch: int) -> Ids:
+    """Which of ``count`` whole examples come in one step: [batch] numbers below ``count``, each once an epoch.
+
+    Like :func:`batch`, a function of its arguments alone.
+    """
+    if batch < 1 or count < 1 or step < 0:
+        raise ValueError(f"count and batch must be at least 1 and step at least 0, got {count}, {batch} and {step}.")
+    index = np.arange(batch, dtype=np.int64) + step * batch
+    return permuted(index % count, count, _scramble(_scramble(_words(seed)) + (index // count).astype(np.uint64)))
+
+
+def chances(*, seed: int, step: int, batch: int) -> NDArray[np.float64]:
+    """One number in [0, 1) for each example of a step: [batch], a function of the arguments alone."""
+    index = np.arange(batch, dtype=np.uint64) + _words(step * batch)
+    words = _scramble(_scramble(_words(seed) ^ _words(0xC1A55)) + index)
+    return (words >> _words(11)).astype(np.float64) * 2.0**-53
+
+
 def windows(tokens: int, length: int) -> int:
     """Count the training windows of an epoch over so many tokens. Raises ValueError where there is not one."""
     if tokens < length + 1:
