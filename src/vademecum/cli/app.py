@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vademecum.cli import comparing, converting, editing, looking, training
+from vademecum.cli import comparing, converting, editing, looking, picturing, training
 
 
 class Stopped(Exception):
@@ -33,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _group in (training, comparing, looking, converting, editing):
+for _group in (training, comparing, looking, converting, editing, picturing):
     app.add_typer(_group.verbs)
 
 

@@ -26,14 +26,18 @@ def write(folder: Path, found: Results | None = None) -> Path:
     found = results.read(folder) if found is None else found
     drawings = {data: figures.draw_all(found, data) for data in _sources(found)}
     answers = {data: asked.draw_all(found, data) for data in _sources(found)}
-    every = [drawing for each in (*answers.values(), *drawings.values()) for drawing in each]
-    return page.write(folder, "report.html", html(found, drawings, answers), every)
+    shown = medium_of(found).drawings(found)
+    every = [drawing for each in (*answers.values(), *drawings.values(), shown) for drawing in each]
+    return page.write(folder, "report.html", html(found, drawings, answers, shown), every)
 
 
 def html(
-    found: Results, drawings: Mapping[str, Sequence[Drawing]], answers: Mapping[str, Sequence[Drawing]] | None = None
+    found: Results,
+    drawings: Mapping[str, Sequence[Drawing]],
+    answers: Mapping[str, Sequence[Drawing]] | None = None,
+    shown: Sequence[Drawing] = (),
 ) -> str:
-    """The page as text; ``answers`` are the drawings of the questions."""
+    """The page as text; ``answers`` are the drawings of the questions, ``shown`` those of the samples."""
     sources = _sources(found)
     words = medium_of(found).words
     links = {"asked": "What was asked"} if found.get("answers") else {}
@@ -47,7 +51,7 @@ def html(
             f"{page.links(links)}</header><main>",
             replies.section(found, answers or {}),
             *(_source(found, data, drawings.get(data, ())) for data in sources),
-            medium_of(found).section(found),
+            medium_of(found).section(found, shown),
             _method(found),
             _limits(found),
             "</main>",

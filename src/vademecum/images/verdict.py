@@ -13,7 +13,7 @@ from vademecum.images.fidelity import copied, frechet, nearest, precision_recall
 from vademecum.images.judge import Extractor, Judge
 from vademecum.images.pictures import Pictures
 
-DRAWS = 50
+DRAWS = 20
 MEANING: Mapping[str, str] = {
     "frechet": "Frechet distance of features from held-out pictures; lower is better",
     "precision": "share of made pictures that lie within the held-out ones",

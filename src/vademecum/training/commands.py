@@ -136,19 +136,27 @@ def load(
     """
     folder = Path(run)
     content = run_file.read(folder)
+    if "end_id" not in content["data"]:
+        raise ValueError(f"{folder} is a run on pictures, not on text: draw from it with 'vademecum image sample'.")
+    model = load_model(folder, bank=bank, bank_cap=bank_cap)
+    return model, Tokenizer.from_file(str(folder / TOKENIZER)), int(content["data"]["end_id"])
+
+
+def load_model(run: Path, *, bank: str = "auto", bank_cap: int | str | None = None) -> PreTrainedModel:
+    """The model of a run of any medium, in evaluation mode; see :func:`load`."""
+    content = run_file.read(run)
     parts = ("memory",) if content["frozen"] else ("host", "memory")
     placement = Placement.of(bank, None, bank_cap)
     model = run_file.rebuild(content)
-    saved = _last_good(folder, parts, memories(model).banks())
+    saved = _last_good(run, parts, memories(model).banks())
     if saved is None:
         raise FileNotFoundError(
-            f"{folder} has no checkpoint yet; wait for the first, or train with a lower --checkpoint-every."
+            f"{run} has no checkpoint yet; wait for the first, or train with a lower --checkpoint-every."
         )
     if not content["frozen"]:
         state.load_host_state_dict(model, saved.tensors["host"])
     saving.take(model, saved.tensors["memory"], placement)
-    model.train(False)
-    return model, Tokenizer.from_file(str(folder / TOKENIZER)), int(content["data"]["end_id"])
+    return cast(PreTrainedModel, model.train(False))
 
 
 def generate(

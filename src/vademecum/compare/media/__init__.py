@@ -12,7 +12,7 @@ __all__ = ["Materials", "Medium", "Words", "from_dict"]
 
 _FORMS: Mapping[str, tuple[str, str]] = {
     "text": ("vademecum.compare.media.text", "Text"),
-    "pictures": ("vademecum.compare.media.pictures", "PictureTokens"),
+    "pictures": ("vademecum.compare.media.pictures", "Pictures"),
 }
 
 

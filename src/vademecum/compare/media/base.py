@@ -11,6 +11,7 @@ from vademecum.data import Material
 
 if TYPE_CHECKING:
     from vademecum.compare.plan import Plan
+    from vademecum.pages.drawing import Drawing
     from vademecum.training import Run
 
 
@@ -74,7 +75,11 @@ class Medium(Protocol):
         """
         ...
 
-    def section(self, found: Mapping[str, Any]) -> str:
+    def drawings(self, found: Mapping[str, Any]) -> list[Drawing]:
+        """Figures of samples, for :meth:`section` and to be written beside the page."""
+        ...
+
+    def section(self, found: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
         """The report's section of samples, as HTML; empty where there are none."""
         ...
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from vademecum.compare.plan import Plan
+    from vademecum.pages.drawing import Drawing
     from vademecum.training import Run
 
 PROMPT_TOKENS = 24
@@ -113,7 +114,11 @@ class Text:
                 found[name] = {"prompts": [{"prompt": decode(a), "truth": decode(b)} for a, b in begun], "texts": texts}
         return found
 
-    def section(self, found: Mapping[str, Any]) -> str:
+    def drawings(self, found: Mapping[str, Any]) -> list[Drawing]:
+        """Text needs none."""
+        return []
+
+    def section(self, found: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
         """Continuations side by side."""
         blocks = []
         for name, sample in found["samples"].items():
