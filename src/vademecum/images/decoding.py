@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 LARGEST = 50_000_000
-"""Pixels above which a picture is not decoded; below, one takes half a gigabyte at most."""
+"""Pixels above which a picture is not decoded; below, one takes less than a gigabyte."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
 
@@ -77,7 +77,10 @@ def _bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Values of more than 8 bits as bytes; the range of 32-bit ones is the smallest usual one that holds them."""
     if values.dtype.itemsize == 2:
         return (values.astype(np.uint16) >> 8).astype(np.uint8)
-    found = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    found = np.array(values, dtype=np.float32)
+    np.nan_to_num(found, copy=False, posinf=0.0, neginf=0.0)
     ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
     top = next((top for top in ranges if found.max(initial=0.0) <= top), ranges[-1])
-    return np.asarray(np.clip(found * np.float32(255.0 / top), 0, 255), dtype=np.uint8)
+    found *= np.float32(255.0 / top)
+    np.clip(found, 0, 255, out=found)
+    return found.astype(np.uint8)
