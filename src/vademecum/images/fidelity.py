@@ -8,8 +8,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Features = NDArray[np.floating]
+Features = NDArray[np.floating] | NDArray[np.integer]
 _ROWS = 512
+_TRAIN = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A Gaussian fitted to features: ``mean`` [D] and ``root`` [D, D], the symmetric root of the covariance."""
+
+    mean: NDArray[np.float64]
+    root: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, features: Features) -> Gaussian:
+        """Fit it to [N, D]; N may be below D. Raises ValueError for fewer than two rows, or one that is not finite."""
+        _require("real", features, 2)
+        mean, scattered = _scattered(features)
+        # Singular values of the rows are roots of eigenvalues of the covariance: taken here, no root doubles the noise.
+        _, values, axes = np.linalg.svd(scattered, full_matrices=False)
+        return cls(mean, (axes.T * values) @ axes)
+
+    def distance(self, made: Features) -> float:
+        """Squared Frechet distance to a Gaussian fitted to ``made`` [M, D]: what :func:`frechet` gives."""
+        _require("made", made, 2)
+        _require_width(self.mean.shape[0], made.shape[1])
+        mean, scattered = _scattered(made)
+        # Their squares are the eigenvalues of the symmetric A^1/2 B A^1/2, which are those of A B.
+        between = np.linalg.svd(scattered @ self.root, compute_uv=False).sum()
+        spreads = (self.root**2).sum() + (scattered**2).sum()
+        return max(0.0, float(((self.mean - mean) ** 2).sum() + spreads - 2 * between))
 
 
 def frechet(real: Features, made: Features) -> float:
@@ -18,21 +46,16 @@ def frechet(real: Features, made: Features) -> float:
     It falls with the number of pictures on either side: compare it at equal counts alone.
 
     Raises:
-        ValueError: fewer than two rows, or unequal widths.
+        ValueError: fewer than two rows, a row that is not finite, or unequal widths.
     """
-    _require(real, made, 2)
-    (mean_a, cov_a), (mean_b, cov_b) = _moments(real), _moments(made)
-    # tr (A B)^1/2 through the symmetric A^1/2 B A^1/2, which has the same eigenvalues and no complex ones.
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    between = np.sqrt(np.clip(np.linalg.eigvalsh(root @ cov_b @ root), 0, None)).sum()
-    apart = float(((mean_a - mean_b) ** 2).sum())
-    return max(0.0, apart + float(np.trace(cov_a) + np.trace(cov_b) - 2 * between))
+    return Gaussian.of(real).distance(made)
 
 
-def _moments(features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _scattered(features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean [D], and rows less the mean [N, D], scaled so that their squares add up to the covariance."""
     wide = np.asarray(features, dtype=np.float64)
-    return wide.mean(0), np.cov(wide, rowvar=False).reshape(wide.shape[1], wide.shape[1])
+    mean = wide.mean(0)
+    return mean, (wide - mean) / np.sqrt(len(wide) - 1)
 
 
 @dataclass(frozen=True)
@@ -50,9 +73,13 @@ def precision_recall(real: Features, made: Features, k: int = 3) -> PrecisionRec
     member.
 
     Raises:
-        ValueError: a set has no more than ``k`` rows, or widths differ.
+        ValueError: a set has no more than ``k`` rows, a row is not finite, or widths differ.
     """
-    _require(real, made, k + 1)
+    if k < 1:
+        raise ValueError(f"k={k} was given; expected the number of a neighbour, 1 or more, such as 3.")
+    _require("real", real, k + 1)
+    _require("made", made, k + 1)
+    _require_width(real.shape[1], made.shape[1])
     return PrecisionRecall(_within(made, real, _radii(real, k)), _within(real, made, _radii(made, k)))
 
 
@@ -68,21 +95,46 @@ def _within(points: Features, members: Features, radii: NDArray[np.float64]) -> 
 
 
 def nearest(made: Features, train: Features) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Number of the nearest row of ``train`` for each of ``made``, and the distance to it."""
-    _require(train, made, 1)
-    numbers, distances = [np.zeros(0, np.int64)], [np.zeros(0)]
-    for part in _distances(made, train):
-        first = part.argmin(1)
-        numbers.append(first)
-        distances.append(np.sqrt(part[np.arange(len(part)), first]))
-    return np.concatenate(numbers), np.concatenate(distances)
+    """Number of the nearest row of ``train`` [N, D] for each of ``made`` [M, D], and its distance.
+
+    Both are taken a few rows at a time, so whole pictures as bytes can be given, and the distance of a copy is zero.
+
+    Raises:
+        ValueError: ``train`` is empty, a row is not finite, or widths differ.
+    """
+    _require("made", made, 0)
+    _require("training", train, 1)
+    _require_width(train.shape[1], made.shape[1])
+    numbers, least = np.zeros(len(made), np.int64), np.full(len(made), np.inf)
+    for first in range(0, len(train), _TRAIN):
+        start = 0
+        for part in _distances(made, train[first : first + _TRAIN]):
+            here, own = part.argmin(1), slice(start, start + len(part))
+            found = part[np.arange(len(part)), here]
+            closer = found < least[own]
+            numbers[own] = np.where(closer, first + here, numbers[own])
+            least[own] = np.where(closer, found, least[own])
+            start += len(part)
+    exact = [np.zeros(0)]
+    for start in range(0, len(made), _ROWS):
+        own = slice(start, start + _ROWS)
+        exact.append(np.linalg.norm(np.subtract(made[own], train[numbers[own]], dtype=np.float64), axis=1))
+    return numbers, np.concatenate(exact)
 
 
 def copied(made: Features, heldout: Features, train: Features, share: float = 0.05) -> float:
     """Share of ``made`` that lie nearer to a training row than all but ``share`` of the held-out rows do.
 
     A model that draws as one draws new pictures has about ``share`` of them; one that repeats its training has many.
+    A model of plain, typical pictures has some more than ``share`` without copying: look at the pairs as well.
+
+    Raises:
+        ValueError: one of the three is empty, a row is not finite, widths differ, or ``share`` is none.
     """
+    if not 0 < share < 1:
+        raise ValueError(f"share={share:g} was given; expected a share of held-out rows between 0 and 1, such as 0.05.")
+    _require("made", made, 1)
+    _require("held-out", heldout, 1)
     limit = np.quantile(nearest(heldout, train)[1], share)
     return float((nearest(made, train)[1] < limit).mean())
 
@@ -99,11 +151,19 @@ def _distances(points: Features, others: Features) -> Iterator[NDArray[np.float6
         yield np.clip((part**2).sum(1)[:, None] + norms - 2 * part @ wide.T, 0, None)
 
 
-def _require(real: Features, made: Features, least: int) -> None:
-    for what, features in (("real", real), ("made", made)):
-        if features.ndim != 2 or len(features) < (least if what == "real" or least > 1 else 0):
-            raise ValueError(
-                f"{what} features of shape {list(features.shape)} were given; expected [N, D], N of {least} or more."
-            )
-    if real.shape[1] != made.shape[1]:
-        raise ValueError(f"features are {real.shape[1]} and {made.shape[1]} wide; both must come from one extractor.")
+def _require(what: str, features: Features, least: int) -> None:
+    if features.ndim != 2 or len(features) < least:
+        raise ValueError(
+            f"{what} features of shape {list(features.shape)} were given; expected [N, D], N of {least} or more."
+        )
+    # Bytes are finite as they are; of the rest, one that is not would turn a distance into a perfect zero unnoticed.
+    if features.dtype.kind == "f" and not np.isfinite(features).all():
+        bad = int((~np.isfinite(features)).any(1).sum())
+        raise ValueError(
+            f"{bad} of {len(features)} {what} features are not finite: the extractor or its input is broken."
+        )
+
+
+def _require_width(real: int, made: int) -> None:
+    if real != made:
+        raise ValueError(f"features are {real} and {made} wide; both must come from one extractor.")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vademecum.images.fidelity import copied, frechet, nearest, precision_recall
+from vademecum.images import judge as judging
+from vademecum.images.fidelity import Gaussian, nearest, precision_recall
 from vademecum.images.judge import Extractor, Judge
 from vademecum.images.pictures import Pictures
 
-DRAWS = 20
+DRAWS = 100
+NEIGHBOURS = 3
+COPIES = 0.05
 MEANING: Mapping[str, str] = {
     "frechet": "Frechet distance of features from held-out pictures; lower is better",
     "precision": "share of made pictures that lie within the held-out ones",
     "recall": "share of held-out pictures that lie within the made ones",
     "agreement": "share of made pictures that the classifier takes for the class asked for",
-    "copied": "share of made pictures nearer to a training picture than 95 % of the held-out ones are",
+    "copied": "share of made pictures nearer, by pixels, to a training picture than 95 % of the held-out ones are",
+    "apart": "middle distance to the nearest training picture, root mean square over pixels in levels of 255",
 }
 
 
@@ -27,8 +31,10 @@ MEANING: Mapping[str, str] = {
 class Verdict:
     """Numbers of :data:`MEANING` for ``count`` pictures; ``spread`` is the standard error of each over sample draws.
 
-    The spread comes from drawing the made pictures again with replacement (a bootstrap of :data:`DRAWS` draws): what
-    other draws from the same model would change. What another training would change is for seeds to tell.
+    The spread comes from drawing the made pictures again with replacement (a bootstrap of :data:`DRAWS` draws; of
+    shares of pictures it has a closed form): what other draws from the same model would change. Beside the floor it is
+    wide, up to twice the truth, since draws hold copies. What another training would change is for seeds to tell.
+    ``apart`` has none.
     """
 
     count: int
@@ -37,6 +43,7 @@ class Verdict:
     recall: float
     agreement: float | None
     copied: float
+    apart: float
     spread: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,50 +53,109 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What pictures are judged against: held-out and training features, once computed for all models."""
+    """What pictures are judged against, once computed for all models.
+
+    ``heldout`` [M, D] are features, and ``gaussian`` is fitted to them. ``kept`` [M] is the distance by pixels that each held-out picture keeps from training ones, ``limit`` what all but 5 % of them keep.
+    Copies are looked for by pixels, not by features: the noise of a codec moves a copy further in features than another
+    picture of the same animal is, and by pixels hardly at all.
+    """
 
     pictures: Pictures
     judge: Judge
     extractor: Extractor
     heldout: NDArray[np.float32]
-    train: NDArray[np.float32]
+    gaussian: Gaussian
+    kept: NDArray[np.float64]
+    limit: float
+    _floors: dict[tuple[int, int], Verdict] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, pictures: Pictures, judge: Judge, extractor: Extractor | None = None) -> Bench:
-        """Compute the features; ``extractor`` is the judge itself where None."""
+        """Compute them; ``extractor`` is the judge itself where None.
+
+        Raises:
+            ValueError: the pictures cannot be judged (:func:`require`).
+        """
+        require(pictures)
         extractor = extractor or judge
-        return cls(pictures, judge, extractor, extractor.features(pictures.heldout), extractor.features(pictures.train))
+        heldout = extractor.features(pictures.heldout)
+        _, kept = nearest(_flat(pictures.heldout), _flat(pictures.train))
+        limit = float(np.quantile(kept, COPIES))
+        return cls(pictures, judge, extractor, heldout, Gaussian.of(heldout), kept, limit)
 
     def verdict(self, made: NDArray[np.uint8], labels: NDArray[np.int64], seed: int = 0) -> Verdict:
-        """Judge ``made`` [N, H, W, C], drawn for ``labels`` [N]."""
-        agreed = self.judge.labels(made) == labels
-        return self._of(self.extractor.features(made), agreed, seed)
+        """Judge ``made`` [N, H, W, C], drawn for ``labels`` [N].
+
+        Raises:
+            ValueError: pictures of another shape than the held-out ones, another count of labels, or too few of them.
+        """
+        if made.ndim != 4 or made.shape[1:] != self.pictures.heldout.shape[1:] or len(made) <= NEIGHBOURS:
+            raise ValueError(
+                f"made pictures of shape {list(made.shape)} were given; expected [N, "
+                f"{', '.join(str(size) for size in self.pictures.heldout.shape[1:])}], N of {NEIGHBOURS + 1} or more."
+            )
+        if labels.shape != (len(made),):
+            raise ValueError(
+                f"labels of shape {list(labels.shape)} were given for {len(made)} pictures: give the class of each."
+            )
+        _, apart = nearest(_flat(made), _flat(self.pictures.train))
+        return self._of(self.extractor.features(made), self.judge.labels(made) == labels, apart, seed)
 
     def floor(self, count: int, seed: int = 0) -> Verdict:
-        """The same numbers for real pictures: ``count`` training pictures, their labels their own.
+        """The same numbers for real pictures, which no model can be expected to better.
 
-        No model can be expected below. Its share of copies is 1, since they are what they are compared with.
+        Distance, precision and recall are of ``count`` training pictures (all, where there are fewer: compare at equal
+        counts alone). The judge knows those by heart and they are no new pictures, so agreement, copies and ``apart``
+        are of the held-out ones; their share of copies is 5 % by its definition.
         """
-        chosen = np.random.default_rng(seed).permutation(len(self.train))[:count]
-        agreed = self.judge.labels(self.pictures.train[chosen]) == self.pictures.train_labels[chosen]
-        return self._of(self.train[chosen], agreed, seed)
+        if count <= NEIGHBOURS:
+            raise ValueError(f"count={count} was given; expected {NEIGHBOURS + 1} or more, as many as are made.")
+        if (count, seed) not in self._floors:
+            train = self.pictures.train[np.random.default_rng(seed).permutation(len(self.pictures.train))[:count]]
+            agreed = self.judge.labels(self.pictures.heldout) == self.pictures.heldout_labels
+            self._floors[count, seed] = self._of(self.extractor.features(train), agreed, self.kept, seed)
+        return self._floors[count, seed]
 
     def neighbours(self, made: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The training picture nearest to each of ``made``, by pixels."""
-        flat = made.reshape(len(made), -1).astype(np.float32)
-        numbers, _ = nearest(flat, self.pictures.train.reshape(len(self.train), -1).astype(np.float32))
+        numbers, _ = nearest(_flat(made), _flat(self.pictures.train))
         return self.pictures.train[numbers]
 
-    def _of(self, features: NDArray[np.float32], agreed: NDArray[np.bool_], seed: int) -> Verdict:
-        def numbers(chosen: NDArray[np.int64]) -> tuple[float, float, float, float]:
-            part = features[chosen]
-            both = precision_recall(self.heldout, part)
-            return frechet(self.heldout, part), both.precision, both.recall, float(agreed[chosen].mean())
+    def _of(
+        self, features: NDArray[np.float32], agreed: NDArray[np.bool_], apart: NDArray[np.float64], seed: int
+    ) -> Verdict:
+        def numbers(part: NDArray[np.float32]) -> dict[str, float]:
+            both = precision_recall(self.heldout, part, NEIGHBOURS)
+            return {"frechet": self.gaussian.distance(part), "precision": both.precision, "recall": both.recall}
 
-        every = np.arange(len(features))
-        generator = np.random.default_rng(seed)
-        draws = np.array([numbers(generator.integers(0, len(every), len(every))) for _ in range(DRAWS)])
-        names = ("frechet", "precision", "recall", "agreement")
-        found = dict(zip(names, numbers(every), strict=True))
-        spread = dict(zip(names, draws.std(0, ddof=1).tolist(), strict=True))
-        return Verdict(count=len(features), **found, copied=copied(features, self.heldout, self.train), spread=spread)
+        count, generator = len(features), np.random.default_rng(seed)
+        draws = [numbers(features[generator.integers(0, count, count)]) for _ in range(DRAWS)]
+        copies = apart < self.limit
+        shares = {"agreement": agreed, "copied": copies}
+        return Verdict(
+            count=count,
+            **numbers(features),
+            agreement=float(agreed.mean()),
+            copied=float(copies.mean()),
+            apart=float(np.median(apart)) / float(np.sqrt(self.pictures.heldout[0].size)),
+            spread={name: float(np.std([draw[name] for draw in draws], ddof=1)) for name in draws[0]}
+            | {name: float(each.std() / np.sqrt(len(each))) for name, each in shares.items()},
+        )
+
+
+def require(pictures: Pictures) -> None:
+    """Refuse pictures that no bench can be made of, before anything is trained on them.
+
+    Raises:
+        ValueError: they are too small for a judge, or too few are held out.
+    """
+    judging.require_side(pictures.side)
+    if len(pictures.heldout) <= NEIGHBOURS:
+        raise ValueError(
+            f"{pictures.name} holds out {len(pictures.heldout)} pictures, and {NEIGHBOURS + 1} are needed to judge "
+            "others by: give more pictures (of each class 5 % are held out, at least 1)."
+        )
+
+
+def _flat(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return images.reshape(len(images), -1)

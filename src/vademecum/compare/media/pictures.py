@@ -71,8 +71,12 @@ class Pictures:
         return make(source, codec=self.codec, side=self.side, grey=self.grey, drop=self.drop, progress=progress)
 
     def material(self, plan: Plan, source: str) -> PictureTokens:
-        """One source in tokens."""
-        tokens = self.made(source).tokens
+        """One source in tokens; pictures that could not be judged afterwards are refused here."""
+        from vademecum.images.verdict import require
+
+        made = self.made(source)
+        require(made.pictures)
+        tokens = made.tokens
         for name, given, needed in (
             ("vocab_size", plan.vocab_size, tokens.vocab_size),
             ("length", plan.recipe.length, tokens.length),

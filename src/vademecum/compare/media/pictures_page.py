@@ -30,12 +30,14 @@ WORDS = Words(
     shown="Pictures, side by side",
     measured="Bits per byte: the negative log-likelihood, in bits, of the tokens of held-out pictures given their "
     "class, over the values of pixels they stand for, a byte each: what the literature calls bits per dimension. For "
-    "learned tokens it is the length of the tokens, not a bound on the likelihood of the pixels, and only arms with the "
-    "same codec can be compared. {evaluated} Fr\u00e9chet distance (arXiv:1706.08500), precision and recall "
+    "learned tokens it is the length of the tokens, not a bound on the likelihood of the pixels, and only arms with "
+    "the same codec can be compared. {evaluated} Fr\u00e9chet distance (arXiv:1706.08500), precision and recall "
     "(arXiv:1904.06991, 3 neighbours) are between as many drawn pictures for every arm and the held-out ones, in the "
-    "features that are named above the table. Agreement is the share of drawn pictures that the classifier takes for the "
-    "class that was asked for. Copies is the share of drawn pictures nearer to a training picture than 95 % of the held-out ones are: "
-    "0.05 is what new pictures would have.",
+    "features that are named above the table. Agreement is the share of drawn pictures that the classifier takes for "
+    "the class that was asked for. Copies is the share of drawn pictures nearer, by pixels, to a training picture than "
+    "95 % of the held-out ones are: 0.05 is what new pictures would have. Real pictures stand in the first row: "
+    "distance, precision and recall of training pictures, agreement and copies of held-out ones; the distance falls "
+    "with the count, so only equal counts compare.",
     limits=(
         "Scale. Small models on small pictures. What helps here may vanish or grow in models a thousand times larger.",
         "The features are of a classifier trained on the same pictures, unless another extractor was given: distances "
@@ -117,11 +119,8 @@ def _table(sample: Mapping[str, Any], baseline: str) -> str:
 
 
 def _real(floor: Mapping[str, Any]) -> str:
-    values = [
-        "\u2013" if measure == "copied" else f"{floor[measure]:.{digits}f}" for measure, (_, digits) in MEASURES.items()
-    ]
-    cells = "".join(f"<td>{value}</td>" for value in values)
-    return f"<tr><td>real training pictures, as many</td>{cells}<td></td><td></td><td></td></tr>"
+    cells = "".join(f"<td>{floor[measure]:.{digits}f}</td>" for measure, (_, digits) in MEASURES.items())
+    return f"<tr><td>real pictures ({floor['count']})</td>{cells}<td></td><td></td><td></td></tr>"
 
 
 def _cell(by_seed: Mapping[str, Any], measure: str, digits: int) -> str:
