@@ -85,7 +85,8 @@ def precision_recall(real: Features, made: Features, k: int = 3) -> PrecisionRec
 
 def _radii(points: Features, k: int) -> NDArray[np.float64]:
     """Squared distance from each point to its k-th nearest other one."""
-    found = [np.partition(part, k, axis=1)[:, k] for part in _distances(points, points)]
+    # Copied, since a view of one column would keep all the distances.
+    found = [np.partition(part, k, axis=1)[:, k].copy() for part in _distances(points, points)]
     return np.concatenate(found)
 
 
@@ -148,7 +149,10 @@ def _distances(points: Features, others: Features) -> Iterator[NDArray[np.float6
     norms = (wide**2).sum(1)
     for start in range(0, len(points), _ROWS):
         part = np.asarray(points[start : start + _ROWS], dtype=np.float64) - centre
-        yield np.clip((part**2).sum(1)[:, None] + norms - 2 * part @ wide.T, 0, None)
+        apart = (-2 * part) @ wide.T
+        apart += (part**2).sum(1)[:, None]
+        apart += norms
+        yield np.maximum(apart, 0, out=apart)
 
 
 def _require(what: str, features: Features, least: int) -> None:

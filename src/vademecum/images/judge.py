@@ -225,7 +225,8 @@ def schooled(pictures: Pictures, *, schooling: Schooling | None = None, cache: P
 
 
 def _opened(folder: Path, pictures: Pictures) -> Judge:
-    network = _network(pictures)
+    with torch.random.fork_rng(devices=[]):  # the weights it starts from are not kept, nor the numbers they take
+        network = _network(pictures)
     try:
         network.load_state_dict(load_file(folder / _WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:

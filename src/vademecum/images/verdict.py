@@ -17,6 +17,7 @@ from vademecum.images.pictures import Pictures
 DRAWS = 100
 NEIGHBOURS = 3
 COPIES = 0.05
+_DRAWN = 1000
 MEANING: Mapping[str, str] = {
     "frechet": "Frechet distance of features from held-out pictures; lower is better",
     "precision": "share of made pictures that lie within the held-out ones",
@@ -32,7 +33,8 @@ class Verdict:
     """Numbers of :data:`MEANING` for ``count`` pictures; ``spread`` is the standard error of each over sample draws.
 
     The spread comes from drawing the made pictures again with replacement (a bootstrap of :data:`DRAWS` draws; of
-    shares of pictures it has a closed form): what other draws from the same model would change. Beside the floor it is
+    shares of pictures it has a closed form; of more than 1,000 pictures, draws of 1,000 are scaled by the root of the
+    counts' ratio): what other draws from the same model would change. Beside the floor it is
     wide, up to twice the truth, since draws hold copies. What another training would change is for seeds to tell.
     ``apart`` has none.
     """
@@ -55,9 +57,10 @@ class Verdict:
 class Bench:
     """What pictures are judged against, once computed for all models.
 
-    ``heldout`` [M, D] are features, and ``gaussian`` is fitted to them. ``kept`` [M] is the distance by pixels that each held-out picture keeps from training ones, ``limit`` what all but 5 % of them keep.
-    Copies are looked for by pixels, not by features: the noise of a codec moves a copy further in features than another
-    picture of the same animal is, and by pixels hardly at all.
+    ``heldout`` [M, D] are features, and ``gaussian`` is fitted to them. ``kept`` [M] is the distance by pixels that
+    each held-out picture keeps from training ones, ``limit`` what all but 5 % of them keep. Copies are looked for by
+    pixels, not by features: the noise of a codec moves a copy further in features than another picture of the same
+    animal is, and by pixels hardly at all. A copy that was moved by a pixel or two is not found.
     """
 
     pictures: Pictures
@@ -129,7 +132,8 @@ class Bench:
             return {"frechet": self.gaussian.distance(part), "precision": both.precision, "recall": both.recall}
 
         count, generator = len(features), np.random.default_rng(seed)
-        draws = [numbers(features[generator.integers(0, count, count)]) for _ in range(DRAWS)]
+        drawn = min(count, _DRAWN)
+        draws = [numbers(features[generator.integers(0, count, drawn)]) for _ in range(DRAWS)]
         copies = apart < self.limit
         shares = {"agreement": agreed, "copied": copies}
         return Verdict(
@@ -138,7 +142,10 @@ class Bench:
             agreement=float(agreed.mean()),
             copied=float(copies.mean()),
             apart=float(np.median(apart)) / float(np.sqrt(self.pictures.heldout[0].size)),
-            spread={name: float(np.std([draw[name] for draw in draws], ddof=1)) for name in draws[0]}
+            spread={
+                name: float(np.std([draw[name] for draw in draws], ddof=1) * np.sqrt(drawn / count))
+                for name in draws[0]
+            }
             | {name: float(each.std() / np.sqrt(len(each))) for name, each in shares.items()},
         )
 
