@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from vademecum.images.codec import open_codec
 from vademecum.images.pictures import Pictures
 
 _VERSION = 1  # of the training: raise it when what comes out changes
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,13 @@ class Lessons:
     batch: int = 64
     lr: float = 2e-3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or not 0 < self.lr < 1:
+            raise ValueError(
+                f"steps={self.steps}, batch={self.batch}, lr={self.lr} were given; expected 1 step or more, of 1 "
+                "picture or more, and a rate between 0 and 1, such as 0.002."
+            )
 
 
 def learned(
@@ -52,7 +61,8 @@ def learned(
         return _opened(folder)
     except FileNotFoundError:
         pass
-    except files.Damaged:
+    except files.Damaged as problem:
+        _log.warning("%s The cached codec is learned again.", problem)
         shutil.rmtree(folder)
     made = train(pictures, shape, lessons, progress)
     files.write_folder(folder, made.save)
