@@ -31,19 +31,21 @@ def grid(pictures: NDArray[np.uint8], columns: int, *, scale: int = 2, gap: int 
 
 
 def labelled(rows: Mapping[str, NDArray[np.uint8]], *, scale: int = 2, gap: int = 1) -> Image.Image:
-    """One row of pictures for each name, the name at its left; all rows have as many pictures."""
+    """One row of pictures [N, H, W, C] for each name, the name at its left; in colour where any row is."""
+    if not rows:
+        raise ValueError("No rows of pictures were given: give at least one name with its pictures.")
     sheets = {name: grid(pictures, len(pictures), scale=scale, gap=gap) for name, pictures in rows.items()}
+    names = {name: name.encode("utf-8", "replace").decode().replace("\n", " ") for name in sheets}
     measure = ImageDraw.Draw(Image.new("L", (1, 1)))
-    margin = 12 + int(max(measure.textlength(name) for name in sheets))
+    margin = 12 + int(max(measure.textlength(text) for text in names.values()))
     step = max(max(sheet.height for sheet in sheets.values()), 12) + gap * scale
     widest = max(sheet.width for sheet in sheets.values())
-    mode = next(iter(sheets.values())).mode
-    ink, paper = (0, _PAPER) if mode == "L" else ((0, 0, 0), (_PAPER,) * 3)
-    page = Image.new(mode, (margin + widest, step * len(sheets)), paper)
+    grey = all(sheet.mode == "L" for sheet in sheets.values())
+    page = Image.new("L" if grey else "RGB", (margin + widest, step * len(sheets)), "white")
     pen = ImageDraw.Draw(page)
     for number, (name, sheet) in enumerate(sheets.items()):
         page.paste(sheet, (margin, number * step))
-        pen.text((4, number * step + max(0, (sheet.height - 11) // 2)), name, fill=ink)
+        pen.text((4, number * step + max(0, (sheet.height - 11) // 2)), names[name], fill="black")
     return page
 
 
@@ -56,7 +58,6 @@ def png(image: Image.Image) -> bytes:
 
 def save(path: Path, image: Image.Image) -> Path:
     """Write a PNG aside, then in its place; returns ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     files.write_file(path, png(image))
     return path
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from vademecum import files
-from vademecum.data.wheels import cache_folder
+from vademecum.data.wheels import Unavailable, cache_folder
 from vademecum.images import reading
 from vademecum.images.sources import Source, sources
 
 SIDE = 28
 COPIES = "copies of another picture"
-LONELY = "the only picture of their class"
+CLASHES = "copies of a picture of another class"
+LONELY = "alone in their class"
 _SHARE, _MOST, _LEAST = 0.05, 100, 1
-_VERSION = 1  # of the cached form: raise it when reading, resizing or splitting changes
+_VERSION = 1  # of what equal keys stand for: raise it when reading of named sets or splitting changes
+_FORM = 2  # of the cached form: raise it when what is in the folder, or reading or resizing of users' pictures changes
 _log = logging.getLogger(__name__)
 
 
@@ -84,33 +89,57 @@ def prepare(
     cache = Path(cache) if cache is not None else cache_folder()
     if side is not None and not 4 <= side <= 512:
         raise ValueError(f"side={side} was given; expected 4 to 512, such as 28.")
-    named = sources().get(str(source))
+    if not str(source):
+        raise ValueError(f"The source is empty: give one of {', '.join(sources())}, or a folder of your own pictures.")
+    named = sources().get(source) if isinstance(source, str) else None
     if named is None:
-        return _own(Path(source).expanduser(), side or SIDE, grey, cache, progress)
+        return _own(_folder(source), side or SIDE, grey, cache, progress)
     if side is not None or grey is False:
         what = f"side={side}" if side is not None else "colour"
         raise ValueError(f"{what} was asked of {named.name}, which has its own form ({named.what}): leave that out.")
-    key = _key(named.name, named.wheel.sha256)
-    return _opened(cache, named.name, key) or _named(named, key, cache)
+    return _named(named, cache)
 
 
-def _named(source: Source, key: str, cache: Path) -> Pictures:
-    pictures, labels = source.pictures(cache)
+def _folder(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    near = difflib.get_close_matches(str(source), sources(), n=1)
+    if near and not path.exists():
+        raise FileNotFoundError(
+            f"'{source}' is neither a named set of pictures nor a folder (did you mean {near[0]}?): give one of "
+            f"{', '.join(sources())}, or a folder with one sub-folder of pictures for each class."
+        )
+    return path
+
+
+def _named(source: Source, cache: Path) -> Pictures:
+    key = _key(source.name, source.wheel.sha256)
+    address = _key("named", _FORM, key)
+    if (found := _opened(cache, source.name, address)) is not None:
+        return found
+    try:
+        pictures, labels = source.pictures(cache)
+    except Unavailable as problem:
+        raise type(problem)(
+            f"No {source.name}: {problem} A folder with one sub-folder of pictures for each class needs no network."
+        ) from problem
     about = f"{source.name}: {source.origin}, {source.licence}"
-    return _made(cache, source.name, key, about, pictures, labels, source.classes, {})
+    read = reading.Folder(pictures, labels, source.classes)
+    return _made(cache, source.name, address, key, about, read)
 
 
 def _own(path: Path, side: int, grey: bool | None, cache: Path, progress: bool) -> Pictures:
     listed = reading.listing(path)
-    name = path.resolve().name or "pictures"
-    key = _key("own", reading.content(listed, progress), side, grey)
-    if (found := _opened(cache, name, key)) is not None:
+    name = path.resolve().name.encode("utf-8", "replace").decode() or "pictures"
+    # Another Pillow may decode the same file a little differently, so the cache goes by it and the key by the pixels.
+    address = _key("own", _FORM, PIL.__version__, reading.content(listed, progress), side, grey)
+    if (found := _opened(cache, name, address)) is not None:
         return found
-    got = reading.read(listed, side, progress)
-    pictures = got.pictures
-    if grey or (grey is None and reading.is_grey(pictures)):
-        pictures = reading.grey_values(pictures)
-    return _made(cache, name, key, f"{name}: your own pictures", pictures, got.labels, got.classes, got.skipped)
+    read = reading.read(listed, side, progress)
+    if grey or (grey is None and reading.is_grey(read.pictures)):
+        read = replace(read, pictures=reading.grey_values(read.pictures))
+    digests = [hashlib.sha256(each.tobytes()).hexdigest() for each in (read.pictures, read.labels)]
+    key = _key("own", read.pictures.shape, read.classes, digests)
+    return _made(cache, name, address, key, f"{name}: your own pictures", read)
 
 
 def split(
@@ -119,19 +148,20 @@ def split(
     """Numbers of the training and of the held-out pictures, and how many were left out, by reason.
 
     Copies of a picture count once, whatever their labels (the first stays). Of each class about 5 %, at least 1 and at
-    most 100 pictures are held out: those with the smallest hashes of pixels and label, so that neither order nor the
-    other classes decide. A class of one picture is left out, since it cannot be on both sides.
+    most 100 pictures are held out: those with the smallest hashes of pixels and label, so that their order does not
+    decide. A class of one picture is left out, since it cannot be on both sides.
     """
     pixels = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
     first: dict[str, int] = {}
     for number, digest in enumerate(pixels):
         first.setdefault(digest, number)
-    skipped = {COPIES: len(pixels) - len(first)}
-    train, heldout = [], []
+    twins = [number for number, digest in enumerate(pixels) if first[digest] != number]
+    skipped = Counter(CLASHES if labels[number] != labels[first[pixels[number]]] else COPIES for number in twins)
+    train, heldout = list[int](), list[int]()
     for label in np.unique(labels):
         own = [number for number in first.values() if labels[number] == label]
         if len(own) < 2:
-            skipped[LONELY] = skipped.get(LONELY, 0) + len(own)
+            skipped[LONELY] += len(own)
             continue
         ranked = sorted(own, key=lambda number: hashlib.sha256(f"{pixels[number]} {labels[number]}".encode()).digest())
         held = min(_MOST, max(_LEAST, round(_SHARE * len(own))))
@@ -144,34 +174,30 @@ def split(
     )
 
 
-def _made(
-    cache: Path,
-    name: str,
-    key: str,
-    about: str,
-    pictures: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    classes: tuple[str, ...],
-    skipped: Mapping[str, int],
-) -> Pictures:
+def _made(cache: Path, name: str, address: str, key: str, about: str, read: reading.Folder) -> Pictures:
+    pictures, labels, classes = read.pictures, read.labels, read.classes
     train, heldout, more = split(pictures, labels)
-    skipped = {**skipped, **more}
+    skipped = {**read.skipped, **more}
+    left = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
     kept = [label for label in range(len(classes)) if (labels[train] == label).any()]
+    gone = ", ".join(name for label, name in enumerate(classes) if label not in kept)
     if len(kept) < 2:
-        left = "; ".join(f"{count} {reason}" for reason, count in skipped.items()) or "nothing was left out"
         raise ValueError(
-            f"{name} has {len(kept)} classes with two or more different pictures, and 2 are needed; {len(pictures)} "
-            f"pictures were read from {len(classes)} class folders ({left}). Give each class a sub-folder with at "
-            "least two pictures, better hundreds."
+            f"{name} has {len(kept)} {'class' if len(kept) == 1 else 'classes'} with two or more different pictures, "
+            f"and 2 are needed; {len(pictures)} pictures were read from {len(classes)} class folders "
+            f"(left out: {left or 'nothing'}{f'; classes that fell short: {gone}' if gone else ''}). Give each class "
+            "a sub-folder with at least two pictures, better hundreds."
         )
     renumbered = np.full(len(classes), -1, dtype=np.int64)
     renumbered[kept] = np.arange(len(kept))
-    said = f"; left out: {', '.join(f'{count} {reason}' for reason, count in skipped.items())}" if skipped else ""
     height, width, channels = pictures.shape[1:]
     facts = {
         "name": name,
+        "key": key,
         "description": f"{about}, {len(train):,} + {len(heldout):,} held-out pictures of {height} x {width}, "
-        f"{'grey' if channels == 1 else 'colour'}, {len(kept)} classes{said}",
+        f"{'grey' if channels == 1 else 'colour'}, {len(kept)} classes"
+        + (f"; left out: {left}" if left else "")
+        + (f"; classes with fewer than two different pictures, left out: {gone}" if gone else ""),
         "classes": [classes[label] for label in kept],
         "skipped": skipped,
     }
@@ -182,16 +208,16 @@ def _made(
             np.save(folder / f"{side}_labels.npy", renumbered[labels[chosen]])
         (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
-    files.write_folder(_place(cache, name, key), fill)
-    made = _opened(cache, name, key)
+    files.write_folder(_place(cache, name, address), fill)
+    made = _opened(cache, name, address)
     if made is None:
-        raise files.Damaged(f"{_place(cache, name, key)} vanished or changed while it was written: try again.")
+        raise files.Damaged(f"{_place(cache, name, address)} vanished or changed while it was written: try again.")
     return made
 
 
-def _opened(cache: Path, name: str, key: str) -> Pictures | None:
+def _opened(cache: Path, name: str, address: str) -> Pictures | None:
     """Open and verify cached pictures; damaged ones are removed, with a warning, so that they are made again."""
-    folder = _place(cache, name, key)
+    folder = _place(cache, name, address)
     try:
         files.verify_folder(folder)
     except FileNotFoundError:
@@ -209,7 +235,7 @@ def _opened(cache: Path, name: str, key: str) -> Pictures | None:
     return Pictures(
         name=facts["name"],
         description=facts["description"],
-        key=key,
+        key=facts["key"],
         classes=tuple(facts["classes"]),
         train=array("train"),
         train_labels=array("train_labels"),
@@ -223,6 +249,6 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps([_VERSION, *parts]).encode()).hexdigest()[:16]
 
 
-def _place(cache: Path, name: str, key: str) -> Path:
+def _place(cache: Path, name: str, address: str) -> Path:
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[:60].strip(".-")
-    return cache / "pictures" / f"{safe or 'pictures'}-{key}"
+    return cache / "pictures" / f"{safe or 'pictures'}-{address}"

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-LARGEST = 50_000_000
-"""Pixels above which a picture is not opened: it would need gigabytes."""
+from vademecum.images.decoding import HUGE, UNREADABLE, Refused, square
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
-
-UNREADABLE = "unreadable or truncated"
-HUGE = f"larger than {LARGEST // 1_000_000} million pixels"
-OTHER = "no picture by its name"
+HIDDEN = "hidden"
+OUTSIDE = "outside any class folder"
+ODD = "no regular file"
 
 
-class _Huge(Exception):
-    pass
+@dataclass(frozen=True)
+class Listing:
+    """Files by class, both in order of name, and how many entries are none of them, by reason."""
+
+    path: Path
+    classes: Mapping[str, list[Path]]
+    skipped: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class Folder:
     pictures: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    skipped: Mapping[str, int]
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
-def listing(path: Path) -> dict[str, list[Path]]:
-    """Files by class sub-folder, both in order of name; hidden ones are not looked at.
+def listing(path: Path) -> Listing:
+    """Files by class sub-folder, in whatever depth below it; hidden ones are counted and not looked at.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it has no sub-folders, or one class alone.
+        ValueError: it is a file, or has no sub-folders.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -52,93 +54,92 @@ def listing(path: Path) -> dict[str, list[Path]]:
         )
     if not path.is_dir():
         raise ValueError(f"{path} is a file: give a folder with one sub-folder of pictures for each class.")
-    inside = sorted(child for child in path.iterdir() if not child.name.startswith("."))
-    folders = [child for child in inside if child.is_dir()]
+    inside = sorted(path.iterdir())
+    folders = [child for child in inside if child.is_dir() and not _hidden(child.name)]
+    beside = Counter(HIDDEN if _hidden(child.name) else OUTSIDE for child in inside if child not in set(folders))
     if not folders:
-        what = f"{len(inside)} files and no sub-folders" if inside else "nothing"
+        what = f"{beside[OUTSIDE]} files and no sub-folders" if beside[OUTSIDE] else "nothing"
         raise ValueError(
             f"{path} holds {what}: put the pictures of each class into a sub-folder with the class's name, such as "
-            f"{path.name}/cats and {path.name}/dogs."
+            f"{path / 'cats'} and {path / 'dogs'}."
         )
-    return {
-        folder.name: sorted(
-            child
-            for child in folder.rglob("*")
-            if child.is_file() and not any(part.startswith(".") for part in child.relative_to(folder).parts)
-        )
-        for folder in folders
-    }
+    classes: dict[str, list[Path]] = {}
+    for folder in folders:
+        found, more = _below(folder)
+        classes.setdefault(_name(folder), []).extend(found)
+        beside.update(more)
+    return Listing(path, classes, dict(beside))
 
 
-def content(listed: Mapping[str, list[Path]], progress: bool = False) -> str:
-    """SHA-256 over classes, names and bytes, in hexadecimal."""
+def content(listed: Listing, progress: bool = False) -> str:
+    """SHA-256 over classes, names and bytes, in hexadecimal; of a file that cannot be opened, the name alone."""
     digest = hashlib.sha256()
-    for name, paths in tqdm(
-        listed.items(), desc="looking at pictures", unit="class", leave=False, disable=not progress
+    for name, path in tqdm(
+        _every(listed), desc="looking at pictures", unit="picture", leave=False, disable=not progress
     ):
-        for path in paths:
-            digest.update(f"{name}\0{path.name}\0{path.stat().st_size}\0".encode())
+        inner = hashlib.sha256()
+        try:
             with path.open("rb") as file:
                 while block := file.read(1 << 20):
-                    digest.update(block)
+                    inner.update(block)
+        except OSError:
+            inner.update(b"cannot be opened")
+        digest.update(b"\0".join([os.fsencode(name), os.fsencode(path.relative_to(listed.path)), inner.digest()]))
+    digest.update(repr((list(listed.classes), sorted(listed.skipped.items()))).encode())
     return digest.hexdigest()
 
 
-def read(listed: Mapping[str, list[Path]], side: int, progress: bool = True) -> Folder:
-    """Read every file of ``listed``, as squares of ``side`` in RGB."""
-    skipped: Counter[str] = Counter()
-    pictures, labels = [], []
-    every = [(label, path) for label, paths in enumerate(listed.values()) for path in paths]
-    for label, path in tqdm(every, desc="reading pictures", unit="picture", leave=False, disable=not progress):
-        if path.suffix.lower() not in SUFFIXES:
-            skipped[OTHER] += 1
-            continue
+def read(listed: Listing, side: int, progress: bool = True) -> Folder:
+    """Read every file of ``listed``, as squares of ``side`` in RGB; warns where pictures could not be read."""
+    every = _every(listed)
+    skipped = Counter(listed.skipped)
+    bad: list[Path] = []
+    pictures, labels = np.empty((len(every), side, side, 3), np.uint8), list[int]()
+    numbers = {name: number for number, name in enumerate(listed.classes)}
+    for name, path in tqdm(every, desc="reading pictures", unit="picture", leave=False, disable=not progress):
         try:
-            pictures.append(square(path, side))
-            labels.append(label)
-        except _Huge:
-            skipped[HUGE] += 1
-        except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, MemoryError):
-            skipped[UNREADABLE] += 1
-    shape = (0, side, side, 3)
-    return Folder(
-        np.stack(pictures) if pictures else np.zeros(shape, np.uint8),
-        np.array(labels, dtype=np.int64),
-        tuple(listed),
-        dict(skipped),
-    )
+            pictures[len(labels)] = square(path, side)
+        except Refused as problem:
+            skipped[problem.reason] += 1
+            bad += [path] if problem.reason in (UNREADABLE, HUGE) else []
+        else:
+            labels.append(numbers[name])
+    if bad:
+        warnings.warn(
+            f"{len(bad)} of the {len(every)} files below {listed.path} are {UNREADABLE} or {HUGE} and were left out, "
+            f"the first of them {bad[0].relative_to(listed.path)}.",
+            stacklevel=2,
+        )
+    return Folder(pictures[: len(labels)], np.array(labels, dtype=np.int64), tuple(listed.classes), dict(skipped))
 
 
-def square(path: Path, side: int) -> NDArray[np.uint8]:
-    """One picture as [side, side, 3]: upright, on white where it is transparent, the middle of its longer side."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(path)
-        except Image.DecompressionBombError as error:
-            raise _Huge from error
-        with image:
-            if image.width * image.height > LARGEST:
-                raise _Huge
-            image.draft("RGB", (2 * side, 2 * side))  # lets JPEG be decoded small
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            flat = _rgb(upright)
-            method = Image.Resampling.BOX if min(flat.size) >= side else Image.Resampling.BICUBIC
-            fitted = ImageOps.fit(flat, (side, side), method)
-            return np.asarray(fitted, dtype=np.uint8)
+def _every(listed: Listing) -> list[tuple[str, Path]]:
+    return [(name, path) for name, paths in listed.classes.items() for path in paths]
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        image = Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        clear = image.convert("RGBA")
-        white = Image.new("RGBA", clear.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, clear)
-    return image.convert("RGB")
+def _below(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Regular files below a class folder, in order; the rest is counted. Links to folders are not followed."""
+    found, beside = list[Path](), Counter[str]()
+    for root, folders, names in os.walk(folder, onerror=lambda _: beside.update([UNREADABLE])):
+        for name in [*folders, *names]:
+            path = Path(root, name)
+            if _hidden(name):
+                beside[HIDDEN] += 1
+            elif path.is_file():
+                found.append(path)
+            elif name in names or path.is_symlink():
+                beside[ODD] += 1
+        folders[:] = [name for name in folders if not _hidden(name)]
+    return sorted(found), beside
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _name(folder: Path) -> str:
+    """The folder's name as text, whatever its bytes are."""
+    return folder.name.encode("utf-8", "replace").decode()
 
 
 def grey_values(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:

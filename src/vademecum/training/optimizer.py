@@ -107,6 +107,14 @@ class Optimizer:
         """
         params = {name: param for param, name in self._names.items()}
         homes = {param: one for one in self.parts.values() for group in one.param_groups for param in group["params"]}
+        # A fused kernel keeps its step counts beside the weights, the others on the CPU.
+        beside = {
+            param
+            for one in self.parts.values()
+            for group in one.param_groups
+            if group.get("fused") or group.get("capturable")
+            for param in group["params"]
+        }
         loaded: dict[Tensor, dict[str, Tensor]] = defaultdict(dict)
         rows = {key.removeprefix(ROWS): value for key, value in state.items() if key.startswith(ROWS)}
         if self.rows or rows:
@@ -120,8 +128,8 @@ class Optimizer:
                 raise ValueError(f"the optimizer state {key!r} belongs to no parameter that {part} trains here.")
             if value.ndim and value.shape != param.shape:
                 raise ValueError(f"the optimizer state {key!r} is {list(value.shape)}, expected {list(param.shape)}.")
-            # The step count stays where AdamW's kernel keeps it; a clone owns aligned memory, unlike a mapped file.
-            loaded[param][entry] = value.to(param.device if value.ndim else value.device, copy=True)
+            # A clone owns aligned memory, unlike a mapped file.
+            loaded[param][entry] = value.to(param.device if value.ndim or param in beside else "cpu", copy=True)
         for param, home in homes.items():
             home.state.pop(param, None)
             if param in loaded:

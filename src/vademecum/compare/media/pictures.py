@@ -110,6 +110,7 @@ class Pictures:
                 length=tokens.length,
                 sampling=self._sampling(),
                 seed=1000 + seed,
+                batch=256,
             )
             return tokens.codec.decode(ids)
 
