@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +243,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def lessons_given(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def lessons_given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Steps of training that took place."""
     steps: list[int] = []
     rows = order.rows

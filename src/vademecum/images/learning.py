@@ -19,14 +19,15 @@ from vademecum.data import order
 from vademecum.images.autoencoder import AutoEncoder, Shape
 from vademecum.images.codec import open_codec
 from vademecum.images.pictures import Pictures
+from vademecum.training import schedule
 
-_VERSION = 1  # of the training: raise it when what comes out changes
+_VERSION = 2  # of the training: raise it when what comes out changes
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lessons:
-    """How an auto-encoder is trained: pictures per step, steps, highest rate and seed."""
+    """How an auto-encoder is trained: steps, pictures per step, highest rate and seed."""
 
     steps: int = 1500
     batch: int = 64
@@ -86,16 +87,16 @@ def train(pictures: Pictures, shape: Shape, lessons: Lessons, progress: bool = T
         torch.manual_seed(lessons.seed)
         model = AutoEncoder(shape)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lessons.lr, weight_decay=1e-4)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, lessons.lr, total_steps=lessons.steps, pct_start=0.05)
     shown = tqdm(range(lessons.steps), desc="learning tokens", unit="step", leave=False, disable=not progress)
     for step in shown:
         chosen = order.rows(len(pictures.train), seed=lessons.seed, step=step, batch=lessons.batch)
+        for group in optimizer.param_groups:
+            group["lr"] = lessons.lr * schedule.factor(step, steps=lessons.steps, warmup=0.05, decay=0.5)
         pixels = model.pixels(np.asarray(pictures.train[np.sort(chosen)]))
         loss = functional.binary_cross_entropy_with_logits(model(pixels), pixels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        rate.step()
         if step % 50 == 0:
             shown.set_postfix(loss=f"{loss.item():.4f}")
     return model.eval()
