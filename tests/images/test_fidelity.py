@@ -27,7 +27,10 @@ def test_a_shift_costs_its_square_and_a_scale_what_the_equation_says() -> None:
 
 
 def test_gaussians_that_do_not_commute_match_the_square_root_written_out() -> None:
-    real, made = cloud(300, 3, 2) @ np.array([[2, 0, 0], [1, 1, 0], [0, 0, 1.0]]), cloud(300, 3, 3) @ np.diag([1, 2, 3.0])
+    real, made = (
+        cloud(300, 3, 2) @ np.array([[2, 0, 0], [1, 1, 0], [0, 0, 1.0]]),
+        cloud(300, 3, 3) @ np.diag([1, 2, 3.0]),
+    )
     a, b = np.cov(real, rowvar=False), np.cov(made, rowvar=False)
     root = np.sqrt(np.linalg.eigvals(a @ b).astype(complex)).real.sum()
     expected = ((real.mean(0) - made.mean(0)) ** 2).sum() + np.trace(a) + np.trace(b) - 2 * root

@@ -60,10 +60,10 @@ def test_an_extractor_on_disk_gives_features_of_what_it_is_shown(tmp_path: Path)
 
 
 def test_what_is_no_extractor_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="gone.pt is not there"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.pt is not there"):
         TorchScript(tmp_path / "gone.pt")
     (tmp_path / "text.pt").write_text("no module")
-    with pytest.raises(files.Damaged, match="text.pt is not a TorchScript module"):
+    with pytest.raises(files.Damaged, match=r"text\.pt is not a TorchScript module"):
         TorchScript(tmp_path / "text.pt")
 
     class Flat(torch.nn.Module):
