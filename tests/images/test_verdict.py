@@ -115,13 +115,34 @@ def test_the_same_seed_gives_the_same_spread_and_every_number_but_apart_has_one(
     assert found.spread["frechet"] > 0
 
 
-def test_the_spread_of_a_share_is_its_standard_error(bench: Bench) -> None:
-    images, labels = shapes(60, seed=52)
-    half = np.where(np.arange(60) < 30, labels, (labels + 1) % 3)
-    found = bench.verdict(images, half)
-    assert found.agreement == pytest.approx(0.5, abs=0.1)
-    share = float(found.agreement or 0)
-    assert found.spread["agreement"] == pytest.approx(np.sqrt(share * (1 - share) / 60))
+def test_the_spread_of_a_share_is_its_standard_error_with_the_classes_given(bench: Bench) -> None:
+    images, labels = shapes(300, seed=52)
+    wrong = np.where(np.arange(300) % 2 == 0, labels, (labels + 1) % 3)  # half of each class asked for
+    found = bench.verdict(images, wrong)
+    assert found.agreement == pytest.approx(0.5, abs=0.05)
+    assert found.spread["agreement"] == pytest.approx(np.sqrt(0.25 / 300), rel=0.02)
+    one = np.where(labels == 0, 1, np.where(labels == 1, 1, 2))  # all of class 2 right, half of what 1 was asked for
+    assert bench.verdict(images, one).spread["agreement"] == pytest.approx(np.sqrt(200 * 0.25) / 300, rel=0.05)
+
+
+@pytest.mark.parametrize("drawn", [90, 60, 30])
+def test_pictures_are_drawn_again_within_their_class_and_all_of_them_can_come(drawn: int) -> None:
+    strata = np.random.default_rng(0).permutation(np.repeat([4, -1, 7], [45, 30, 15]))
+    generator, seen = np.random.default_rng(1), set[int]()
+    for _ in range(60):
+        chosen = verdict._again(strata, drawn, generator)
+        assert {s: int((strata[chosen] == s).sum()) for s in (4, -1, 7)} == {
+            4: drawn // 2,
+            -1: drawn // 3,
+            7: drawn // 6,
+        }
+        seen |= set(chosen.tolist())
+    assert seen == set(range(90))
+
+
+def test_classes_of_few_pictures_are_drawn_again_together() -> None:
+    labels = np.array([0] * 5 + [1] * 4 + [2], np.int64)
+    assert verdict._strata(labels).tolist() == [0] * 5 + [-1] * 5
 
 
 @pytest.mark.parametrize("measure", ["frechet", "precision", "recall"])
@@ -139,7 +160,7 @@ def test_the_spread_is_near_what_other_draws_really_change(
     claimed = np.mean([bench.verdict(*drawn(seed)).spread[measure] for seed in range(500, 505)])
     monkeypatch.setattr(verdict, "DRAWS", 2)
     true = np.std([getattr(bench.verdict(*drawn(seed)), measure) for seed in range(600, 640)], ddof=1)
-    assert 0.6 * true < claimed < 3 * true
+    assert 0.6 * true < claimed < 2.5 * true
 
 
 def test_of_many_pictures_fewer_are_drawn_and_the_spread_is_scaled(

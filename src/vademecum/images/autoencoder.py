@@ -28,6 +28,7 @@ from vademecum.images.codec import FILE, require_codes, require_pictures
 
 WEIGHTS = "codec.safetensors"
 _BATCH = 256
+_FEWEST = 3  # levels: two cannot lie evenly round zero, which is where this quantiser rounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +47,20 @@ class Shape:
     width: int = 64
 
     def __post_init__(self) -> None:
-        if not self.levels or any(level < 2 for level in self.levels) or math.prod(self.levels) > 2**16:
+        if not self.levels or min(self.levels) < _FEWEST or math.prod(self.levels) > 2**16:
             raise ValueError(
-                f"levels={'x'.join(map(str, self.levels)) or 'none'} was given; expected two or more levels for each "
-                "scalar, at most 65,536 codes in all, such as 8x8x8."
+                f"levels={'x'.join(map(str, self.levels)) or 'none'} was given; expected {_FEWEST} or more levels for "
+                "each scalar, at most 65,536 codes in all, such as 8x8x8."
             )
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels={self.channels} was given; expected 1 (grey) or 3 (RGB).")
         if self.shrink not in (1, 2, 4, 8, 16) or min(self.side) < self.shrink:
             raise ValueError(
                 f"shrink={self.shrink} was given for pictures of {self.side[0]} x {self.side[1]}; expected 1, 2, 4, 8 "
                 "or 16, no more than the side."
             )
-        if self.width < 8 or self.width % 8:
-            raise ValueError(f"width={self.width} was given; expected a multiple of 8, such as 64.")
+        if self.width < 16 or self.width % 8:
+            raise ValueError(f"width={self.width} was given; expected a multiple of 8, 16 or more, such as 64.")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -80,14 +83,18 @@ class _Block(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """Encoder, quantiser and decoder, as a :class:`vademecum.images.codec.Codec`."""
+    """Encoder, quantiser and decoder, as a :class:`vademecum.images.codec.Codec`.
+
+    Raises:
+        ModuleNotFoundError: the package with the quantiser is not installed.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         try:
             from vector_quantize_pytorch import FSQ
         except ImportError as error:
-            raise ImportError(
+            raise ModuleNotFoundError(
                 "learned tokens need vector-quantize-pytorch: run pip install 'vademecum[images]', or take raw pixels "
                 "with --codec grey."
             ) from error
@@ -170,7 +177,7 @@ class AutoEncoder(nn.Module):
     def pixels(self, images: NDArray[np.uint8]) -> Tensor:
         """[N, H, W, C] bytes to [N, C, H, W] from 0 to 1, where the weights are."""
         device = next(self.parameters()).device
-        return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+        return torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32, order="C")).to(device) / 255
 
     def save(self, folder: Path) -> None:
         """Write ``codec.json`` and ``codec.safetensors``."""
@@ -187,8 +194,11 @@ class AutoEncoder(nn.Module):
                 name: tuple(value) if isinstance(value, list) else value for name, value in values["shape"].items()
             }
             made = cls(Shape(**sizes))
-            made.load_state_dict(load_file(folder / WEIGHTS))
-        except (KeyError, TypeError, AttributeError, OSError, SafetensorError, RuntimeError) as error:
+            weights = load_file(folder / WEIGHTS)
+            if other := {str(tensor.dtype) for tensor in weights.values()} - {str(torch.float32)}:
+                raise TypeError(f"weights of {', '.join(sorted(other))}, not torch.float32")
+            made.load_state_dict(weights)
+        except (KeyError, TypeError, ValueError, AttributeError, OSError, SafetensorError, RuntimeError) as error:
             raise files.Damaged(
                 f"{folder} holds no codec that can be read ({error}): restore it from a good copy, or train again."
             ) from error

@@ -43,7 +43,7 @@ class Codec(Protocol):
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (RGB)."""
+        """Of the pictures that come out: 1 (grey) or 3 (RGB)."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """[N, T] to [N, H, W, C]; ValueError for codes outside the code book."""
+        """[N, T] whole numbers to [N, H, W, C]; ValueError for codes outside the code book."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -93,7 +93,9 @@ def require_pictures(images: NDArray[np.uint8], side: tuple[int, int], channels:
 
 
 def require_codes(ids: NDArray[np.int64], codes: int, tokens: int) -> None:
-    """Raise ValueError for an array that is not [N, T] of codes below ``codes``."""
+    """Raise ValueError for an array that is not whole numbers [N, T] from 0 to below ``codes``."""
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"codes of type {ids.dtype} were given; this codec takes whole numbers, such as int64.")
     if ids.ndim != 2 or ids.shape[1] != tokens:
         raise ValueError(f"codes of shape {list(ids.shape)} were given; this codec takes [N, {tokens}].")
     if ids.size and (ids.min() < 0 or ids.max() >= codes):
@@ -117,15 +119,26 @@ class Reconstruction:
     used: int
     perplexity: float
 
+    @property
+    def share(self) -> float:
+        """Share of the code book that occurs."""
+        return self.used / self.codes
+
     def __str__(self) -> str:
         return (
             f"off by {self.error:.1f} of 255 on average (PSNR {self.psnr:.1f} dB) on {self.pictures} pictures; "
-            f"{self.used} of {self.codes} codes used, effectively {self.perplexity:.0f}"
+            f"{self.used} of {self.codes} codes used ({self.share:.0%}), effectively {self.perplexity:.0f}"
         )
 
 
 def reconstruction(codec: Codec, images: NDArray[np.uint8]) -> Reconstruction:
-    """Encode and decode ``images`` [N, H, W, C] and compare."""
+    """Encode and decode ``images`` [N, H, W, C] and compare, in grey where the codec knows nothing else.
+
+    Raises:
+        ValueError: there are none, or they are not what the codec takes.
+    """
+    if not len(images):
+        raise ValueError("no pictures were given; one or more are needed to tell how well a codec keeps them.")
     ids = codec.encode(images)
     made = codec.decode(ids).astype(np.float64)
     if made.shape[-1] != images.shape[-1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,18 +19,27 @@ from vademecum.data import order
 from vademecum.images.autoencoder import AutoEncoder, Shape
 from vademecum.images.codec import open_codec
 from vademecum.images.pictures import Pictures
+from vademecum.training import schedule
 
-_VERSION = 1  # of the training: raise it when what comes out changes
+_VERSION = 2  # of the training: raise it when what comes out changes
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lessons:
-    """How an auto-encoder is trained: pictures per step, steps, highest rate and seed."""
+    """How an auto-encoder is trained: steps, pictures per step, highest rate and seed."""
 
     steps: int = 1500
     batch: int = 64
     lr: float = 2e-3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or not 0 < self.lr < 1:
+            raise ValueError(
+                f"steps={self.steps}, batch={self.batch}, lr={self.lr} were given; expected 1 step or more, of 1 "
+                "picture or more, and a rate between 0 and 1, such as 0.002."
+            )
 
 
 def learned(
@@ -52,7 +62,8 @@ def learned(
         return _opened(folder)
     except FileNotFoundError:
         pass
-    except files.Damaged:
+    except files.Damaged as problem:
+        _log.warning("%s The cached codec is learned again.", problem)
         shutil.rmtree(folder)
     made = train(pictures, shape, lessons, progress)
     files.write_folder(folder, made.save)
@@ -76,16 +87,16 @@ def train(pictures: Pictures, shape: Shape, lessons: Lessons, progress: bool = T
         torch.manual_seed(lessons.seed)
         model = AutoEncoder(shape)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lessons.lr, weight_decay=1e-4)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, lessons.lr, total_steps=lessons.steps, pct_start=0.05)
     shown = tqdm(range(lessons.steps), desc="learning tokens", unit="step", leave=False, disable=not progress)
     for step in shown:
         chosen = order.rows(len(pictures.train), seed=lessons.seed, step=step, batch=lessons.batch)
+        for group in optimizer.param_groups:
+            group["lr"] = lessons.lr * schedule.factor(step, steps=lessons.steps, warmup=0.05, decay=0.5)
         pixels = model.pixels(np.asarray(pictures.train[np.sort(chosen)]))
         loss = functional.binary_cross_entropy_with_logits(model(pixels), pixels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        rate.step()
         if step % 50 == 0:
             shown.set_postfix(loss=f"{loss.item():.4f}")
     return model.eval()

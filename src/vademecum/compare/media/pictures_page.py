@@ -90,7 +90,7 @@ def _judge(sample: Mapping[str, Any]) -> str:
     return (
         f"{count} pictures of every model, classes in turn, the same random numbers for all arms of a seed; "
         f"{first['judge']}. \u00b1 is half a 95 % interval over seeds; in brackets the standard error over draws from "
-        "one model, by drawing its pictures again with replacement."
+        "one model, by drawing its pictures again with replacement, within each class."
     )
 
 
