@@ -149,6 +149,33 @@ def test_a_static_cache_equals_one_pass(name: str, kinds: tuple[Kind, ...]) -> N
 
 
 @every_case
+def test_left_padded_rows_with_a_static_cache_go_on_as_the_rows_alone_do(name: str, kinds: tuple[Kind, ...]) -> None:
+    """``generate`` then hands the model masks of four dimensions, some hosts a mapping of them."""
+    model, long, short = attached(name, kinds), tiny.ids(1, 6, seed=3), tiny.ids(1, 4, seed=4)
+    padded = torch.cat([torch.zeros(1, 2, dtype=torch.long), short], 1)
+    mask = torch.ones(2, 6, dtype=torch.long)
+    mask[1, :2] = 0
+    settings = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "cache_implementation": "static"}
+    told = {"output_scores": True, "return_dict_in_generate": True}
+
+    def scores(ids: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return torch.stack(model.generate(input_ids=ids, attention_mask=given, **settings, **told).scores)
+
+    both = scores(torch.cat([long, padded]), mask)
+    torch.testing.assert_close(both[:, :1], scores(long, mask[:1]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both[:, 1:], scores(short, mask[:1, :4]), rtol=1e-4, atol=1e-4)
+
+
+@every_case
+def test_a_silenced_memory_decodes_as_it_answers_in_one_pass(name: str, kinds: tuple[Kind, ...]) -> None:
+    model, ids = attached(name, kinds), tiny.ids(length=4)
+    settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    with vm.knocked_out(model):
+        cached = model.generate(input_ids=ids, use_cache=True, **settings)
+        assert torch.equal(cached, model.generate(input_ids=ids, use_cache=False, **settings))
+
+
+@every_case
 def test_left_padded_rows_equal_the_rows_run_alone(name: str, kinds: tuple[Kind, ...]) -> None:
     model, long, short = attached(name, kinds), tiny.ids(1, 9, seed=3), tiny.ids(1, 5, seed=4)
     padded = torch.cat([torch.zeros(1, 4, dtype=torch.long), short], 1)

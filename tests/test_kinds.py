@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -73,3 +74,13 @@ def test_layer_rules() -> None:
     assert chosen_layers(vm.every(2), 6, "X") == (1, 3, 5)
     assert chosen_layers(vm.every(2), 5, "X") == (0, 2, 4)
     assert chosen_layers((-1, 0, 0), 4, "X") == (0, 3)
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", list(vm.kinds.all()))
+def test_a_number_that_is_not_finite_is_refused_by_name(name: str, number: float) -> None:
+    kind = vm.kinds.find(name)
+    settings = [f.name for f in dataclasses.fields(kind) if "float" in str(f.type)]
+    for setting in settings:
+        with pytest.raises(ValueError, match=setting):
+            kind(**{setting: number})

@@ -330,11 +330,32 @@ def _share_of_batch(kwargs: Mapping[str, Any]) -> float | Tensor:
 
 
 def real_tokens(mask: Any, ids: Tensor | None, embeds: Tensor | None) -> Tensor | None:
-    """``[B*T]`` True where a token of this forward is not padding, from a two-dimensional attention mask."""
+    """``[B*T]`` True where a token of this forward is not padding; None where the mask does not say.
+
+    ``mask`` is ``[B, past + T]``, or what ``generate`` makes of it for a static cache: ``[B, 1, T, room]``, True or 0
+    where a query sees a key, or a mapping of such masks by the layers' form of attention.
+    """
     source = ids if ids is not None else embeds
-    if not isinstance(mask, Tensor) or mask.dim() != 2 or source is None:
+    if source is None:
+        return None
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention", next(iter(mask.values()), None))
+    if isinstance(mask, Tensor) and mask.dim() == 4:
+        return _own_keys(mask[:, 0], source.shape[1]).reshape(-1)
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
         return None
     return mask[:, -source.shape[1] :].bool().reshape(-1)
+
+
+def _own_keys(mask: Tensor, tokens: int) -> Tensor:
+    """``[B, T]`` whether each of the last ``tokens`` queries of ``mask`` ``[B, T, keys]`` sees its own key.
+
+    A token sees itself unless it is padding. Its own key is the last that any row of the batch sees there: in the
+    longest row no token is padding.
+    """
+    seen = mask[:, -tokens:] if mask.dtype == torch.bool else mask[:, -tokens:] == 0
+    own = (seen.any(0) * torch.arange(seen.shape[-1], device=seen.device)).amax(-1)
+    return seen.gather(-1, own.expand(len(seen), -1)[..., None]).squeeze(-1)
 
 
 def _refuse_reentrant(base: nn.Module, layers: tuple[nn.Module, ...]) -> None:

@@ -47,7 +47,9 @@ def extend(
     root = _root(model)
     found = hosts.find(model, host) if root is None else root.host
     layers = chosen_layers(kind.layers, found.shape.layers, type(kind).__name__)
-    built = kind.build(site_of(found), layers)
+    site = site_of(found)
+    kind.fit(site, layers)
+    built = kind.build(site, layers)
     modules = [*built.parts.values(), *([built.shared] if built.shared is not None else [])]
     if any(isinstance(module, Bank) for one in modules for module in one.modules()):
         raise ValueError(

@@ -117,7 +117,9 @@ def assemble(
     parts: dict[tuple[int, str], dict[str, Part]] = {}
     site = site_of(found)
     for key, kind in keyed.items():
-        built = kind.build(site, chosen_layers(kind.layers, found.shape.layers, type(kind).__name__))
+        layers = chosen_layers(kind.layers, found.shape.layers, type(kind).__name__)
+        kind.fit(site, layers)
+        built = kind.build(site, layers)
         if built.shared is not None:
             shared[key] = built.shared
         for layer, part in built.parts.items():

@@ -283,3 +283,11 @@ def test_a_silent_memory_decodes_with_a_cache_and_leaves_the_host_as_it_was() ->
     tiny.shake(model)
     with vm.knocked_out(model):
         assert torch.equal(model.generate(input_ids=ids, **settings), bare)
+
+
+@pytest.mark.parametrize("wrong", [61, -1])
+def test_an_id_outside_the_vocabulary_is_named(wrong: int) -> None:
+    ids = tiny.ids()
+    ids[0, 2] = wrong
+    with pytest.raises(ValueError, match=str(wrong)):
+        attached()(inputs_embeds=torch.zeros(*ids.shape, hidden_width(attached())), memory_ids=ids)

@@ -92,3 +92,8 @@ def test_attached_it_says_nothing_and_then_learns() -> None:
 def test_what_cannot_be_is_refused_with_the_nearest_that_can(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         vm.attach(tiny.host("qwen3"), vm.PEER(**settings))
+
+
+def test_an_activation_with_parameters_of_its_own_is_refused() -> None:
+    with pytest.raises(ValueError, match="'xielu', which has parameters of its own; write activation='silu'"):
+        vm.attach(tiny.host("qwen3"), vm.PEER(experts=64, heads=2, topk=2, activation="xielu"))

@@ -221,3 +221,44 @@ def test_two_that_want_the_same_place_are_refused_and_two_that_add_are_not() -> 
     with pytest.raises(ValueError, match="both want to take the place of layer 1's feed-forward"):
         vm.attach(tiny.host("qwen3"), taking, vm.PEER(experts=64, topk=2, replace=True))
     vm.attach(tiny.host("qwen3"), taking, vm.PEER(experts=64, topk=2), vm.ProductKey(slots=49, topk=2))
+
+
+def test_one_real_token_does_not_vary_and_teaches_batch_norm_nothing() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.ProductKey(slots=64, heads=1, topk=4, query_norm="batch")).train()
+    norm = next(module for module in model.modules() if isinstance(module, BatchNorm))
+    ids = tiny.ids(batch=1, length=3)
+    model(input_ids=ids, attention_mask=torch.tensor([[0, 0, 1]]))
+    assert int(norm.seen) == 0
+    assert bool((norm.variance == 1).all())
+    model(input_ids=ids)
+    assert int(norm.seen) == 1
+
+
+def test_statistics_of_batch_norm_are_never_rounded() -> None:
+    model = vm.attach(tiny.host("qwen3"), vm.ProductKey(slots=64, heads=1, topk=4, query_norm="batch"))
+    norm = next(module for module in model.modules() if isinstance(module, BatchNorm))
+    norm.mean.copy_(torch.randn_like(norm.mean))
+    before = norm.mean.clone()
+    model.to(torch.bfloat16)
+    assert norm.gain.dtype == torch.bfloat16
+    assert torch.equal(norm.mean, before)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        vm.ProductKey(slots=64, heads=1, topk=4, replace=True, bank_std=1.0),
+        vm.PEER(experts=64, heads=2, topk=2, replace=True, bank_std=1.0),
+        vm.Lattice(slots=256, replace=True, heads=1),
+        vm.LookupExperts(experts=2, width=8, replace=True, out_std=0.1),
+    ],
+    ids=lambda kind: kind.name,
+)
+@pytest.mark.parametrize("family", ["mixtral", "olmoe"])
+def test_none_takes_the_place_of_experts_of_the_hosts_own(kind: vm.kinds.Kind, family: str) -> None:
+    model, ids = tiny.host(family), tiny.ids()
+    with torch.no_grad():
+        before = model(input_ids=ids, output_router_logits=True).logits
+        with pytest.raises(ValueError, match=r"\(replace=True\) takes the place of a dense feed-forward"):
+            vm.attach(model, kind)
+        assert torch.equal(model(input_ids=ids, output_router_logits=True).logits, before)

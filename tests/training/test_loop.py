@@ -242,3 +242,28 @@ def test_ctrl_c_in_another_process_saves_and_says_how_to_go_on(tmp_path):
     assert "goes on from there" in said
     (step,) = checkpoint.steps(tmp_path / "run")
     assert len(metrics.read(tmp_path / "run")[0]) == step
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (vm.MoVE(slots=2), vm.MoE(experts=4, balance="bias", capacity=1.5)),
+        (vm.MoE(experts=4, balance_scope="global"),),
+        (vm.ProductKey(slots=64, topk=4, heads=1, query_norm="batch"),),
+    ],
+    ids=["move and bias", "balance over a step", "batch norm"],
+)
+def test_warming_up_changes_nothing_that_is_learned(tmp_path, kinds):
+    found = []
+    for name, warm in (("plain", False), ("warm", True)):
+        run = Run.open(
+            tmp_path / name, build=lambda: build(*kinds, dropout=True), corpus=Corpus(), recipe=recipe(accumulate=2)
+        )
+        run.advance(2)
+        if warm:
+            run.warm_up()
+        run.advance(3)
+        found.append(run.model.state_dict())
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        assert torch.equal(value, found[1][key]), key

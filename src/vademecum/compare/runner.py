@@ -167,6 +167,9 @@ def _open(plan: Plan, entrant: Entrant, corpus: Material, place: Path, source: s
 def _take_turns(plan: Plan, runs: Mapping[str, Run], folder: Path, what: str, shown: Progress) -> set[str]:
     """Rounds of one chunk per arm until all are done; each round begins with another. Returns those that diverged."""
     part, turn, lost = secrets.token_hex(4), 0, set[str]()
+    for each in runs.values():
+        if not each.done:
+            each.warm_up()
     while unfinished := [name for name, each in runs.items() if not each.done and name not in lost]:
         first = turn % len(unfinished)
         for name in unfinished[first:] + unfinished[:first]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,20 +53,23 @@ class TokenMixture(FeedForwardPart):
 class EmbeddingExperts(TokenMixture):
     """The vectors are what N feed-forward networks make of the token's embedding; computed once per distinct token."""
 
-    def __init__(self, router: SoftmaxGates, experts: Experts, embedding: nn.Module, *, replaces: bool) -> None:
+    def __init__(
+        self, router: SoftmaxGates, experts: Experts, embedding: Callable[[], nn.Module], *, replaces: bool
+    ) -> None:
         super().__init__(router, replaces=replaces)
         self.experts = experts
-        # In a tuple: the host's embedding is no part of the memory, and is not saved with it.
-        self._embedding = (embedding,)
+        # Asked for anew each time: a host may be given another, and it is no part of the memory to be saved with it.
+        self._embedding: Callable[[], Any] = embedding
 
     def vectors(self, ids: Tensor) -> Tensor:
         """``[U, N, d]`` of token ids ``[U]``."""
-        table: Any = self._embedding[0]
+        table = self._embedding()
         embedded = table(ids.to(table.weight.device)).to(self.router.weight.device)
         return self.experts.each(normalised(embedded))
 
     def read(self, frame: Frame) -> tuple[Tensor, Lookup]:
         lookup = frame.addresses()
+        lookup.require_within(self._embedding().weight.shape[0])
         if lookup.whole or specified():
             lookup = Lookup.of_each(lookup.ids)
         return self.vectors(lookup.unique).unsqueeze(2), lookup

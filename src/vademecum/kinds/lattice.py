@@ -25,7 +25,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from vademecum.memory.base import Built, Kind, Need, Site, require, require_not_negative
+from vademecum.memory.base import Built, Kind, Site, require, require_not_negative
 from vademecum.memory.lattice import QUERIES, Heads, LatticeRetrieval
 from vademecum.memory.layers import Layers
 from vademecum.memory.pool import Pool
@@ -120,8 +120,6 @@ class Lattice(Kind):
         )
 
         def part(layer: int) -> LatticeRetrieval:
-            if self.replace:
-                site.dense(layer, "Lattice(replace=True)", does="takes the place of")
             device, std = site.device(layer), self._out_std / math.sqrt(heads * self.width)
             query = QUERIES[self.query](hidden, heads, periods, spread=self.spread, dtype=site.dtype, device=device)
             out = Heads(heads * self.width, hidden, std=std, dtype=site.dtype, device=device)
@@ -144,10 +142,6 @@ class Lattice(Kind):
     @property
     def neutral(self) -> bool:
         return not self.replace and (self._out_std == 0 or self.bank_std == 0)
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({Need.DENSE}) if self.replace else frozenset()
 
     @property
     def takes(self) -> frozenset[str]:

@@ -100,7 +100,7 @@ class LookupExperts(Kind):
             device=device,
         )
         nn.init.normal_(experts.down, std=self.out_std) if self.out_std else nn.init.zeros_(experts.down)
-        return EmbeddingExperts(router, experts, site.embedding(), replaces=self.replace)
+        return EmbeddingExperts(router, experts, site.embedding, replaces=self.replace)
 
     @property
     def neutral(self) -> bool:

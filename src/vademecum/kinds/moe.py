@@ -87,7 +87,6 @@ class MoE(Kind):
     title: ClassVar[str] = "Mixture of experts"
     paper: ClassVar[str] = "arXiv:2101.03961, arXiv:2401.04088, arXiv:2412.19437"
     addressed: ClassVar[bool] = False
-    replaces_feed_forward: ClassVar[bool] = True
 
     @property
     def takes(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from torch import nn
 from transformers.activations import ACT2FN
 
 from vademecum.memory.base import Built, Kind, Site, require, require_not_negative
@@ -110,10 +111,19 @@ class PEER(Kind):
                 dtype=site.dtype,
                 device=site.device(layer),
             )
-            act = ACT2FN[self.activation or site.activation()]
-            return RetrievedNeurons(keys, self.scores, hidden, act, replace=self.replace)
+            return RetrievedNeurons(keys, self.scores, hidden, self._act(site), replace=self.replace)
 
         return Built({layer: part(layer) for layer in layers}, pool)
+
+    def _act(self, site: Site) -> nn.Module:
+        name = self.activation or site.activation()
+        act: nn.Module = ACT2FN[name]
+        require(
+            not any(True for _ in act.parameters()),
+            f"PEER(activation={self.activation!r}) takes {name!r}{'' if self.activation else ' of the host'}, which "
+            "has parameters of its own; write activation='silu' or 'gelu'.",
+        )
+        return act
 
     @property
     def neutral(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -259,13 +260,11 @@ class Kind(ABC):
     paper: ClassVar[str]
     addressed: ClassVar[bool] = True
     """Whether its rows are found by token ids."""
-    replaces_feed_forward: ClassVar[bool] = False
-    """Whether it needs a dense feed-forward to take the place of."""
 
     @property
     def needs(self) -> frozenset[Need]:
         """What a host must have for it; a host that lacks one is refused."""
-        return frozenset({Need.DENSE}) if self.replaces_feed_forward else frozenset()
+        return frozenset({Need.DENSE}) if "feed_forward" in self.takes else frozenset()
 
     @property
     def takes(self) -> frozenset[str]:
@@ -289,11 +288,25 @@ class Kind(ABC):
                 raise ValueError(
                     f"{type(self).__name__}({f.name}={value!r}) was given; expected {f.type}, such as {f.default!r}."
                 )
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(
+                    f"{type(self).__name__}({f.name}={value!r}) was given; expected a finite number, such as "
+                    f"{f.default!r}."
+                )
 
     @property
     def neutral(self) -> bool:
         """Whether attaching it leaves the host's logits bitwise as they were."""
         return False
+
+    def fit(self, site: Site, layers: tuple[int, ...]) -> None:
+        """Raise ValueError where it would take the place of a feed-forward that is not dense.
+
+        A sparse one has a router whose logits the host goes on asking for.
+        """
+        name = f"{type(self).__name__}{'(replace=True)' if getattr(self, 'replace', False) else ''}"
+        for layer in layers if "feed_forward" in self.takes else ():
+            site.dense(layer, name, does="takes the place of")
 
     @abstractmethod
     def build(self, site: Site, layers: tuple[int, ...]) -> Built:

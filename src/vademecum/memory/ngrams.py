@@ -89,6 +89,7 @@ class NGramMemory(ResidualPart):
 
     def prepare(self, frame: Frame) -> None:
         if not frame.muted:
+            frame.addresses().require_within(len(self.hashes.ids) - 1)
             addresses = self.hashes(frame.known(self.looks_back), frame.addresses().ids.shape[1])
             lookup = self.bank.addressed(addresses)
             frame.shared[self.key] = (self.bank.at(lookup, frame), lookup)

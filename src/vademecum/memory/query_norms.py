@@ -83,24 +83,29 @@ class BatchNorm(QueryNorm):
         wide = _wide(query)
         mean, variance = self.mean, self.variance
         if frame.training:
-            mean, variance = _statistics(wide, frame.mask)
+            mean, variance, count = _statistics(wide, frame.mask)
             # Written down, not learned here: a recomputed forward would otherwise teach twice.
-            frame.tallies[key] = {"mean": mean.detach(), "variance": variance.detach()}
+            frame.tallies[key] = {"mean": mean.detach(), "variance": variance.detach(), "count": count}
         return (wide - mean) * (variance + EPS).rsqrt() * self.gain + self.bias, keys
 
     @torch.no_grad()
     def learn(self, tally: Mapping[str, Tensor]) -> None:
         mean, variance = tally["mean"].float(), tally["variance"].float()
-        # A forward that was not finite teaches nothing; the first ones count equally.
-        good = mean.isfinite().all() & variance.isfinite().all()
+        # One that was not finite teaches nothing, nor does one token, which does not vary; the first count equally.
+        good = mean.isfinite().all() & variance.isfinite().all() & (tally["count"] >= 2)
         step = torch.maximum(1.0 / (self.seen + 1), torch.tensor(1 - self.MOMENTUM, device=mean.device)).float()
         self.mean.copy_(torch.where(good, self.mean.lerp(mean, step), self.mean))
         self.variance.copy_(torch.where(good, self.variance.lerp(variance, step), self.variance))
         self.seen.add_(good.to(self.seen.dtype))
 
     def _apply(self, fn: Any, recurse: bool = True) -> BatchNorm:
+        kept = self.mean, self.variance
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.mean, self.variance = self.mean.float(), self.variance.float()
+        # Statistics move to another device and never to a narrower type, not even on the way.
+        self.mean, self.variance = (
+            now.float() if was.is_meta or now.is_meta else was.to(now.device)
+            for was, now in zip(kept, (self.mean, self.variance), strict=True)
+        )
         return self
 
 
@@ -116,11 +121,16 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _statistics(query: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and variance ``[H, D]`` of ``query`` ``[N, H, D]`` over the tokens that ``mask`` ``[N]`` says are real."""
+def _statistics(query: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance ``[H, D]`` of ``query`` ``[N, H, D]`` over the tokens that ``mask`` ``[N]`` says are real.
+
+    How many those are stands beside them.
+    """
     if mask is None:
-        return query.mean(0), query.var(0, correction=0)
+        count = torch.tensor(float(len(query)), device=query.device)
+        return query.mean(0), query.var(0, correction=0), count
     real = mask.to(query).view(-1, 1, 1)
-    count = real.sum().clamp_min(1.0)
-    mean = (query * real).sum(0) / count
-    return mean, ((query - mean).square() * real).sum(0) / count
+    count = real.sum()
+    least = count.clamp_min(1.0)
+    mean = (query * real).sum(0) / least
+    return mean, ((query - mean).square() * real).sum(0) / least, count.detach()

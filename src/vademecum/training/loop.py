@@ -153,6 +153,21 @@ class Run:
                         "the same command goes on from there."
                     )
 
+    def warm_up(self) -> None:
+        """A forward and backward that teach nothing, so that no step is charged for what is loaded or compiled once.
+
+        Gradients are dropped, and buffers and random numbers are put back: what is learned stays the same, bit for bit.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        self.model.train()
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), record(self.model, tokens=False):
+            self._loss(self.step * self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(buffers[name])
+
     def evaluate(self, limit: int | None = None) -> float:
         """Held-out bits per byte over ``limit`` tokens, all where None or 0."""
         recipe = self.recipe

@@ -30,12 +30,12 @@ WORDS = Words(
     shown="Pictures, side by side",
     measured="Bits per byte: the negative log-likelihood, in bits, of the tokens of held-out pictures given their "
     "class, over the values of pixels they stand for, a byte each: what the literature calls bits per dimension. For "
-    "learned tokens it is the length of the tokens, not a bound on the likelihood of the pixels, and only arms with the "
-    "same codec can be compared. {evaluated} Fr\u00e9chet distance (arXiv:1706.08500), precision and recall "
+    "learned tokens it is the length of the tokens, not a bound on the likelihood of the pixels, and only arms with "
+    "the same codec can be compared. {evaluated} Fr\u00e9chet distance (arXiv:1706.08500), precision and recall "
     "(arXiv:1904.06991, 3 neighbours) are between as many drawn pictures for every arm and the held-out ones, in the "
-    "features that are named above the table. Agreement is the share of drawn pictures that the classifier takes for the "
-    "class that was asked for. Copies is the share of drawn pictures nearer to a training picture than 95 % of the held-out ones are: "
-    "0.05 is what new pictures would have.",
+    "features that are named above the table. Agreement is the share of drawn pictures that the classifier takes for "
+    "the class that was asked for. Copies is the share of drawn pictures nearer to a training picture than 95 % of the "
+    "held-out ones are: 0.05 is what new pictures would have.",
     limits=(
         "Scale. Small models on small pictures. What helps here may vanish or grow in models a thousand times larger.",
         "The features are of a classifier trained on the same pictures, unless another extractor was given: distances "

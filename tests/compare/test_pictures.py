@@ -1,0 +1,104 @@
+"""A comparison on pictures: the runner, the table and the page of a comparison on text, with grids and verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.images import bars
+
+from vademecum.compare import picturing, runner
+from vademecum.compare.media import from_dict
+from vademecum.compare.media.pictures import Pictures
+from vademecum.compare.plan import PRESETS, Plan
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    place = tmp_path_factory.mktemp("pictures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VADEMECUM_CACHE", str(place / "cache"))
+        patch.setattr("vademecum.compare.probe.peak_memory", lambda *_: None)
+        patch.setattr("vademecum.images.judge.Schooling.steps", 30)
+        bars.folder(place / "bars")
+        plan = picturing.plan_of("smoke", source=str(place / "bars"), codec="grey:levels=3", size=1, samples=20)
+        plan = dataclasses.replace(plan, medium=dataclasses.replace(plan.medium, side=8))
+        tokens = plan.medium.material(dataclasses.replace(plan, recipe=_of_length(plan, 64)), plan.data[0])
+        plan = dataclasses.replace(plan, recipe=_of_length(plan, tokens.length), vocab_size=tokens.vocab_size)
+        page = runner.run(plan, place / "out", command="vademecum image compare")
+        again = runner.run(plan, place / "out", command="vademecum image compare")
+    return plan, place / "out", page, again
+
+
+def _of_length(plan: Plan, length: int) -> Any:
+    return dataclasses.replace(plan.recipe, length=length)
+
+
+def test_the_page_has_verdicts_grids_and_slots(done: Any) -> None:
+    _, out, page, again = done
+    assert page == again
+    html = page.read_text()
+    assert "model of pictures" in html
+    assert html.count("data:image/png;base64") >= 5  # two arms drawn, one silenced, two with neighbours
+    assert "real training pictures, as many" in html
+    found = json.loads((out / "results.json").read_text())["samples"]["bars"]
+    assert set(found["verdicts"]) == {"dense", "move-4"}
+    slots = found["verdicts"]["move-4"]["0"]["slots"]
+    assert len(slots["by_class"]) == 3
+    assert len(slots["by_place"]) == 63
+    assert all(sum(row) == pytest.approx(1) for row in slots["by_place"])
+    assert found["verdicts"]["dense"]["0"]["slots"] == {}
+    assert "silenced" in found["verdicts"]["move-4"]["0"]
+    assert "silenced" not in found["verdicts"]["dense"]["0"]
+    for name in ("frechet-bars", "slots-by-class-bars", "slots-by-place-bars"):
+        assert (out / "figures" / f"{name}.png").is_file()
+
+
+def test_arms_of_a_seed_draw_with_the_same_numbers_and_seeds_with_others(done: Any) -> None:
+    _, out, _, _ = done
+    grids = {
+        (seed, arm): (out / "runs").glob(f"*/seed-{seed}/{arm}/drawn.png")
+        for seed in (0, 1)
+        for arm in ("dense", "move-4")
+    }
+    content = {key: next(iter(paths)).read_bytes() for key, paths in grids.items()}
+    assert len(set(content.values())) == 4
+
+
+def test_every_preset_survives_json_and_is_of_pictures() -> None:
+    for plan in picturing.PRESETS.values():
+        assert Plan.from_dict(json.loads(plan.to_json())) == plan
+        assert isinstance(plan.medium, Pictures)
+
+
+def test_a_plan_of_an_earlier_version_is_of_text() -> None:
+    values = json.loads(PRESETS["smoke"].to_json())
+    del values["medium"]
+    assert Plan.from_dict(values) == PRESETS["smoke"]
+    with pytest.raises(ValueError, match="the medium is 'sound'"):
+        from_dict({"form": "sound"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"samples": 3}, "samples=3"),
+        ({"guidance": 2.0, "drop": 0.0}, "guidance=2 needs drop"),
+        ({"features": "gone.pt"}, r"gone\.pt is not there"),
+    ],
+)
+def test_settings_that_judge_nothing_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Pictures(**settings)
+
+
+def test_a_plan_that_does_not_fit_its_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VADEMECUM_CACHE", str(tmp_path / "cache"))
+        bars.folder(tmp_path / "bars")
+        plan = picturing.plan_of("smoke", source=str(tmp_path / "bars"))
+        with pytest.raises(ValueError, match="needs vocab_size=8"):
+            plan.medium.material(dataclasses.replace(plan, vocab_size=9), plan.data[0])

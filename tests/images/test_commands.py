@@ -1,0 +1,166 @@
+"""Training on pictures, going on, drawing and completing, as the command line does it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from tests.images import bars
+from vademecum.cli.app import app
+from vademecum.images import commands
+from vademecum.images.sampling import Sampling
+from vademecum.training import Recipe
+from vademecum.training import commands as text_commands
+
+
+def recipe(steps: int = 6, **changes: Any) -> Any:
+    return lambda length: Recipe(
+        **{"steps": steps, "batch": 8, "length": length, "eval_tokens": 0, "checkpoint_every": 3, **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures, a cache, and a run on them."""
+    place = tmp_path_factory.mktemp("pictures")
+    bars.folder(place / "bars")
+    train(place, place / "run", memory=("move:slots=2",), sample_every=4)
+    return place
+
+
+def train(place: Path, out: Path, **settings: Any) -> list[str]:
+    said: list[str] = []
+    given = {"codec": "grey:levels=3", "side": 8, "size": 1, "recipe": recipe(), **settings}
+    commands.train(out=out, source=place / "bars", cache=place / "cache", echo=said.append, **given)
+    return said
+
+
+def test_grids_by_step_and_codec_and_model_lie_beside_the_run(place: Path) -> None:
+    run = place / "run"
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["step-000004.png", "step-000006.png"]
+    assert json.loads((run / "codec" / "codec.json").read_text())["levels"] == 3
+    assert (run / "final" / "codec" / "vocabulary.json").is_file()
+    assert (run / "final" / "model.safetensors").is_file()
+    with Image.open(run / "samples" / "step-000006.png") as grid:
+        assert grid.size[0] > 8 * 8 * 2
+
+
+def test_a_run_in_two_goes_is_that_in_one_bit_for_bit(place: Path, tmp_path: Path) -> None:
+    from vademecum.images.making import make
+
+    tokens = make(place / "bars", codec="grey:levels=3", side=8, cache=place / "cache", progress=False).tokens
+    train(place, tmp_path / "whole")
+    settings = recipe()(tokens.length)
+
+    first = train_part(place, tmp_path / "parts", tokens, settings)
+    assert first.step == 3
+    said = train(place, tmp_path / "parts")
+    assert any("goes on after step 3 of 6" in line for line in said)
+    whole, parts = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
+def train_part(place: Path, out: Path, tokens: Any, settings: Recipe) -> Any:
+    """The first three steps of what :func:`train` does."""
+    import torch
+
+    from vademecum.surgery import attach
+    from vademecum.training import presets
+    from vademecum.training.loop import Run
+    from vademecum.training.recipe import MEMORY_SEED
+
+    def build() -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            model = presets.build_host("qwen3", size=1, vocab_size=tokens.vocab_size, length=tokens.length)
+            torch.manual_seed(settings.seed + MEMORY_SEED)
+            return attach(model)
+
+    description = {"host": "qwen3", "size": 1, "seed": 0, "folder": "", "pictures": str(place / "bars")}
+    run = Run.open(out, build=build, corpus=tokens, recipe=settings, description=description)
+    run.advance(3)
+    run.checkpoint()
+    run.close()
+    return run
+
+
+def test_equal_seeds_draw_equal_pictures(place: Path, tmp_path: Path) -> None:
+    drawn = [
+        commands.sample(place / "run", out=tmp_path / f"{i}.png", count=3, seed=seed, echo=lambda _: None)
+        for i, seed in enumerate((1, 1, 2))
+    ]
+    assert drawn[0].read_bytes() == drawn[1].read_bytes()
+    assert drawn[0].read_bytes() != drawn[2].read_bytes()
+
+
+def test_completions_keep_what_was_given(place: Path, tmp_path: Path) -> None:
+    opened = commands.load(place / "run")
+    path = commands.sample(
+        place / "run", out=tmp_path / "done.png", classes=["lying"], count=2, complete=place / "bars", scale=1,
+        echo=lambda _: None,
+    )  # fmt: skip
+    with Image.open(path) as image:
+        page = np.asarray(image)
+    step = page.shape[0] // 3
+    originals, drawn = page[:8, -17:-9], page[2 * step : 2 * step + 8, -17:-9]
+    # Levels of the codec are what is given: the nearest of three greys.
+    rounded = np.rint(originals / 127.5) * 127.5
+    assert np.abs(rounded[:4] - drawn[:4]).max() <= 1
+    assert opened.tokens == 64
+
+
+def test_text_and_pictures_are_not_mistaken_for_one_another(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="draw from it with 'vademecum image sample'"):
+        text_commands.load(place / "run")
+    with pytest.raises(FileNotFoundError, match="is not a run"):
+        commands.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"classes": ["zebra"]}, "no class 'zebra'"),
+        ({"count": 0}, "count=0"),
+        ({"given": 1.0, "complete": "bars"}, "given=1.0"),
+    ],
+)
+def test_draws_that_cannot_be_are_refused(place: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        commands.sample(place / "run", **settings)
+
+
+def test_guidance_without_hidden_classes_is_refused_before_anything_is_trained(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="trained with drop=0"):
+        train(place, tmp_path / "run", drop=0.0, sampling=Sampling(guidance=2.0))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"codec": "gray"}, "'gray' is not a codec"),
+        ({"codec": "grey:width=3"}, "no setting 'width'"),
+        ({"codec": "grey:levels=x"}, "levels=x"),
+        ({"codec": "learned:8y8"}, "levels=8y8"),
+        ({"host": "qwen33"}, "did you mean 'qwen3'"),
+        ({"memory": ("mvoe",)}, "mvoe"),
+        ({"drop": 1.5}, "drop=1.5"),
+    ],
+)
+def test_settings_that_make_no_run_are_refused(place: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises((ValueError, KeyError), match=said):
+        train(place, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_verbs_help_and_say_what_is_wrong() -> None:
+    runner = CliRunner()
+    for verb in ("train", "sample", "compare"):
+        assert runner.invoke(app, ["image", verb, "--help"]).exit_code == 0
