@@ -157,7 +157,7 @@ def test_experts_alone_need_no_ids() -> None:
         vm.MoE(experts=4, choice="expert", balance=None),
     ],
 )
-def test_what_buffers_learned_is_not_rounded_where_the_host_is_moved_to_another_type(kind: Kind) -> None:
+def test_what_buffers_learned_is_not_rounded_where_the_host_is_moved_to_another_type(kind: vm.kinds.Kind) -> None:
     model = vm.attach(tiny.host("qwen3"), kind)
     learned = {name: one for name, one in model.named_buffers() if ".memory." in name and one.is_floating_point()}
     for buffer in learned.values():
