@@ -149,6 +149,28 @@ def test_experts_alone_need_no_ids() -> None:
     assert model(inputs_embeds=model.get_input_embeddings()(tiny.ids())).logits.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        vm.ProductKey(slots=64, topk=2, query_norm="batch"),
+        vm.MoE(experts=4, balance="bias"),
+        vm.MoE(experts=4, choice="expert", balance=None),
+    ],
+)
+def test_what_buffers_learned_is_not_rounded_where_the_host_is_moved_to_another_type(kind: vm.kinds.Kind) -> None:
+    model = vm.attach(tiny.host("qwen3"), kind)
+    learned = {name: one for name, one in model.named_buffers() if ".memory." in name and one.is_floating_point()}
+    for buffer in learned.values():
+        buffer.copy_(torch.randn(buffer.shape) + 2**0.5)
+    before = {name: one.clone() for name, one in learned.items()}
+    model.to(torch.bfloat16)
+    after = dict(model.named_buffers())
+    assert before
+    for name, buffer in before.items():
+        assert after[name].dtype == buffer.dtype
+        assert torch.equal(after[name], buffer)
+
+
 def test_ids_outside_the_table_are_refused_after_the_vocabulary_grew_and_a_load_adds_their_rows(tmp_path) -> None:
     model = vm.attach(tiny.host("qwen3"), vm.MoVE())
     tiny.shake(model)

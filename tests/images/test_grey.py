@@ -154,7 +154,7 @@ def test_what_is_reported_of_a_reconstruction_is_what_was_lost() -> None:
     assert found.psnr == pytest.approx(20 * np.log10(255 / 7.5))
     assert found.perplexity == pytest.approx(2**1.5)  # shares of a half and two quarters: 1.5 bits
     assert "off by 3.8 of 255" in str(found)
-    assert "3 of 4 codes used (75%)" in str(found)
+    assert "3 of 4 codes used (75.0%)" in str(found)
 
 
 def test_a_codec_that_loses_nothing_has_no_end_of_decibels() -> None:

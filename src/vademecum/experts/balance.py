@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vademecum.experts.routes import Routes
 from vademecum.experts.tally import Tally
+from vademecum.memory.exact import ExactBuffers
 
 
 def mean_over(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -93,7 +93,7 @@ class AuxiliaryLoss(Balance):
         return f"weight={self.weight:g}, scope={'micro' if self.tally is None else 'global'}"
 
 
-class BiasBalance(Balance):
+class BiasBalance(ExactBuffers, Balance):
     """A bias per expert that rises while its load is below the mean (DeepSeek-V3; arXiv:2408.15664, algorithm 1).
 
     The update is ``b += rate * sign(mean - load)``, centred so that the biases do not drift together. It is made once
@@ -101,7 +101,7 @@ class BiasBalance(Balance):
     There is no loss.
 
     Attributes:
-        offsets: ``[E]`` fp32 buffer.
+        offsets: ``[E]`` fp32 buffer; a host in half precision would round the small steps away.
     """
 
     offsets: Tensor
@@ -124,12 +124,6 @@ class BiasBalance(Balance):
 
     def settle(self, counts: Tensor, probability: Tensor) -> None:
         self.tally.add(counts)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> BiasBalance:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        # A host in half precision would round the small steps away.
-        self.offsets = self.offsets.float()
-        return self
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"

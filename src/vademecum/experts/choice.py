@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vademecum.experts.routes import room_of
 from vademecum.experts.tally import mean_over_processes
+from vademecum.memory.exact import ExactBuffers
 
 Chosen = tuple[Tensor, Tensor, Tensor | None]
 """``chosen [N, K]``, ``weights [N, K]`` and, where experts chose, the ``cut [E]``."""
@@ -58,7 +58,7 @@ class TokenChoice(Choice):
         return f"top_k={self.top_k}, renormalise={self.renormalise}{', sampled' if self.sampled else ''}"
 
 
-class ExpertChoice(Choice):
+class ExpertChoice(ExactBuffers, Choice):
     """Every expert takes its even share of the tokens, its best ones (arXiv:2202.09368, section 3.1).
 
     In training an expert compares all tokens of the batch, later ones included: balance is perfect, and the choice
@@ -117,11 +117,6 @@ class ExpertChoice(Choice):
         step = torch.maximum(1.0 / (self.seen + 1), torch.tensor(1 - self.MOMENTUM, device=cut.device))
         self.thresholds.copy_(torch.where(good, self.thresholds.lerp(cut, step.float()), self.thresholds))
         self.seen.add_(good.to(self.seen.dtype))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> ExpertChoice:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.thresholds = self.thresholds.float()
-        return self
 
     def extra_repr(self) -> str:
         return f"top_k={self.top_k}, experts={self.experts}"

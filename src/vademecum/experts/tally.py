@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from vademecum.memory.exact import ExactBuffers
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return both[0] / both[1]
 
 
-class Tally(nn.Module):
+class Tally(ExactBuffers):
     """Assignments per expert since the last optimizer step.
 
     A step is noticed by the router's weight, which it changes: its sum and its sum of squares are compared, on the
@@ -31,7 +31,7 @@ class Tally(nn.Module):
     forward then counts as one.
 
     Attributes:
-        counts: ``[E]`` fp32 buffer.
+        counts: ``[E]`` fp32 buffer; half precision would stop counting at 2048.
         seen: ``[2]`` fp64 buffer, sum and sum of squares of the weight that ``counts`` began with. Both are saved with
             the memory, so that a resumed run goes on exactly.
     """
@@ -62,9 +62,3 @@ class Tally(nn.Module):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
         return self.counts.add_(counts).clone()
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Tally:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        # Half precision would stop counting at 2048, and round the sums until no step is seen.
-        self.counts, self.seen = self.counts.float(), self.seen.double()
-        return self

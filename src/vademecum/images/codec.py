@@ -127,7 +127,7 @@ class Reconstruction:
     def __str__(self) -> str:
         return (
             f"off by {self.error:.1f} of 255 on average (PSNR {self.psnr:.1f} dB) on {self.pictures} pictures; "
-            f"{self.used} of {self.codes} codes used ({self.share:.0%}), effectively {self.perplexity:.0f}"
+            f"{self.used} of {self.codes} codes used ({self.share:.1%}), effectively {self.perplexity:.0f}"
         )
 
 

@@ -29,16 +29,16 @@ _log = logging.getLogger(__name__)
 class Lessons:
     """How an auto-encoder is trained: steps, pictures per step, highest rate and seed."""
 
-    steps: int = 1500
-    batch: int = 64
-    lr: float = 2e-3
+    steps: int = 3000
+    batch: int = 32
+    lr: float = 4e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 0 < self.lr < 1:
             raise ValueError(
                 f"steps={self.steps}, batch={self.batch}, lr={self.lr} were given; expected 1 step or more, of 1 "
-                "picture or more, and a rate between 0 and 1, such as 0.002."
+                "picture or more, and a rate between 0 and 1, such as 0.004."
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vademecum.lookup import Frame
 from vademecum.memory.base import Role
+from vademecum.memory.exact import ExactBuffers
 
 EPS = 1e-5
 
@@ -50,7 +51,7 @@ class RootMeanSquare(QueryNorm):
         return unit * self.gain, F.normalize(_wide(keys), dim=-1)
 
 
-class BatchNorm(QueryNorm):
+class BatchNorm(ExactBuffers, QueryNorm):
     """Each feature over the batch (arXiv:1907.05242), which spreads queries over more of the slots.
 
     In training the statistics are those of the forward's real tokens, padding left out: a token's query then depends
@@ -97,16 +98,6 @@ class BatchNorm(QueryNorm):
         self.mean.copy_(torch.where(good, self.mean.lerp(mean, step), self.mean))
         self.variance.copy_(torch.where(good, self.variance.lerp(variance, step), self.variance))
         self.seen.add_(good.to(self.seen.dtype))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> BatchNorm:
-        kept = self.mean, self.variance
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        # Statistics move to another device and never to a narrower type, not even on the way.
-        self.mean, self.variance = (
-            now.float() if was.is_meta or now.is_meta else was.to(now.device)
-            for was, now in zip(kept, (self.mean, self.variance), strict=True)
-        )
-        return self
 
 
 NORMS: Mapping[str, Callable[[int, int, torch.dtype, torch.device], QueryNorm]] = {
