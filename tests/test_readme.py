@@ -51,7 +51,7 @@ def test_every_option_of_the_longer_commands_exists() -> None:
     assert longer
     for command in longer:
         verb, *rest = shlex.split(command)[1:]
-        verbs = [verb, rest[0]] if verb in ("study", "inspect", "edit") else [verb]
+        verbs = [verb, rest[0]] if verb in ("study", "inspect", "edit", "image") else [verb]
         shown = subprocess.run(
             [sys.executable, "-m", "vademecum.cli", *verbs, "--help"], capture_output=True, text=True, check=True
         ).stdout

@@ -59,8 +59,9 @@ def inspect_lookup(
 
 @verbs.command("data")
 def list_data() -> None:
-    """List the texts there are: size, licence, and whether they are on this machine."""
+    """List the texts and pictures there are: size, licence, and whether they are on this machine."""
     from vademecum import data
+    from vademecum.images import sources
 
     rows = [["name", "text", "download", "here", "licence", "what"]]
     for source in data.describe():
@@ -75,6 +76,7 @@ def list_data() -> None:
             ]
         )
     _table(rows)
+    typer.echo(f"\nPictures, for vademecum image:\n{sources.describe()}")
 
 
 @verbs.command("kinds")
