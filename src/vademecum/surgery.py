@@ -274,6 +274,7 @@ def keys_of(kinds: tuple[Kind, ...]) -> dict[str, Kind]:
 
 def site_of(host: hosts.Host) -> Site:
     """What kinds may know of ``host``."""
+    base: Any = host.base
 
     def value(layer: int) -> Tensor:
         weight: Tensor = host.module(layer, "value").weight  # type: ignore[assignment]
@@ -301,13 +302,9 @@ def site_of(host: hosts.Host) -> Site:
             )
         return str(name)
 
-    def embedding() -> Any:
-        base: Any = host.base
-        return base.get_input_embeddings()
-
     def own_values(layer: int) -> Callable[[Tensor], Tensor]:
         # The modules are found now: they are asked when a table is placed, and something may stand before them then.
-        table, project, shape = embedding(), host.module(layer, "value"), host.shape
+        table, project, shape = base.get_input_embeddings(), host.module(layer, "value"), host.shape
         norm = nn.Identity() if host.family.norm is None else host.layers[layer].get_submodule(host.family.norm)
 
         @torch.no_grad()
@@ -328,6 +325,6 @@ def site_of(host: hosts.Host) -> Site:
         activation=activation,
         init_std=float(getattr(host.config, "initializer_range", 0.02)),
         slice=host.family.slice,
-        embedding=embedding,
+        embedding=base.get_input_embeddings,
         own_values=own_values,
     )

@@ -161,3 +161,14 @@ def test_an_id_outside_the_vocabulary_is_named() -> None:
     ids[0, 1] = 61
     with pytest.raises(ValueError, match="61"):
         model(inputs_embeds=embeds, memory_ids=ids)
+
+
+def test_a_copy_of_a_model_reads_the_embedding_of_the_copy() -> None:
+    model, ids = vm.attach(tiny.host("qwen3"), vm.LookupExperts(experts=2, width=8, out_std=0.5)), tiny.ids()
+    other = copy.deepcopy(model)
+    before = logits(other)
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    assert torch.equal(logits(other), before)
+    part = next(part for _, _, part in vm.memories(other).parts())
+    assert part.vectors(ids[0]).shape[0] == ids.shape[1]
+    assert part._embedding() is other.get_input_embeddings()

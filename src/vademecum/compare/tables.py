@@ -43,11 +43,11 @@ class Column:
 
 
 COLUMNS: Sequence[Column] = (
-    Column("Held-out text", "bits per byte", lambda r: interval(r.bits_per_byte), lambda r: r.bits_per_byte.mean),
-    Column("Held-out text", "less baseline, paired", lambda r: interval(r.difference, signed=True)),
-    Column("Held-out text", "verdict", lambda r: r.verdict, words=True),
-    Column("Held-out text", "memory silenced", lambda r: interval(r.knockout)),
-    Column("Held-out text", "less as it is, paired", lambda r: interval(r.knockout_difference, signed=True)),
+    Column("Held out", "bits per byte", lambda r: interval(r.bits_per_byte), lambda r: r.bits_per_byte.mean),
+    Column("Held out", "less baseline, paired", lambda r: interval(r.difference, signed=True)),
+    Column("Held out", "verdict", lambda r: r.verdict, words=True),
+    Column("Held out", "memory silenced", lambda r: interval(r.knockout)),
+    Column("Held out", "less as it is, paired", lambda r: interval(r.knockout_difference, signed=True)),
     Column("Parameters", "total", lambda r: count(r.total_params)),
     Column("Parameters", "active", lambda r: count(r.active_params)),
     Column("Per token", "FLOPs", lambda r: count(r.flops_per_token), lambda r: r.flops_per_token),

@@ -58,7 +58,8 @@ class EmbeddingExperts(TokenMixture):
     ) -> None:
         super().__init__(router, replaces=replaces)
         self.experts = experts
-        # Asked for anew each time: a host may be given another, and it is no part of the memory to be saved with it.
+        # Asked for anew each time: a host may be given another, and it is no part of the memory to be saved with it. It
+        # is a method of the host's, so that a copy of the host asks the copy.
         self._embedding: Callable[[], Any] = embedding
 
     def vectors(self, ids: Tensor) -> Tensor:
