@@ -1,8 +1,9 @@
 """Pictures: training tokens/s with MoVE over dense, and seconds to draw a batch of 64 pictures of learned tokens.
 
 The host is that of ``vademecum image train``, four layers of width 128 and 32 pictures a step, and one of eight layers
-of width 256 and 64; 49 tokens of 512 codes and ten classes. Drawing is from the smaller one, through the host's cached
-``generate``, without guidance and with it (which runs over twice as many rows). ``--small`` prints one round and files nothing.
+of width 256 and 64; 49 tokens of 512 codes and ten classes. Drawing is from the smaller one, through the host's own
+cached ``generate``, without guidance and with it (which runs over twice as many rows). ``--small`` prints one round
+and files nothing.
 """
 
 from __future__ import annotations

@@ -117,6 +117,8 @@ def _seconds_per_step(plan: Plan, entrants: dict[str, Entrant], folder: Path) ->
         )
         for name, entrant in entrants.items()
     }
+    for run in runs.values():
+        run.warm_up()
     took: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(CALIBRATION_ROUNDS):
         for name, run in runs.items():

@@ -201,7 +201,8 @@ class Site:
         activation: the feed-forward's activation, by its name in Transformers.
         init_std: standard deviation of the host's own weights at the start.
         slice: which part of the value projection's output is the value.
-        embedding: gives the host's input embedding, as it is then; a method of the host's, so that a copy asks the copy.
+        embedding: gives the host's input embedding, as it is then; a method of the host's, so that a copy asks the
+            copy.
         own_values: by layer, what gives the values ``[n, H, D]`` that the host itself would make of bare embeddings of
             token ids ``[n]``, normalised as the layer's input is.
     """
