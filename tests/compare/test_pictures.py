@@ -24,17 +24,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr("vademecum.compare.probe.peak_memory", lambda *_: None)
         patch.setattr("vademecum.images.judge.Schooling.steps", 30)
         bars.folder(place / "bars")
-        plan = picturing.plan_of("smoke", source=str(place / "bars"), codec="grey:levels=3", size=1, samples=20)
-        plan = dataclasses.replace(plan, medium=dataclasses.replace(plan.medium, side=8))
-        tokens = plan.medium.material(dataclasses.replace(plan, recipe=_of_length(plan, 64)), plan.data[0])
-        plan = dataclasses.replace(plan, recipe=_of_length(plan, tokens.length), vocab_size=tokens.vocab_size)
+        plan = picturing.plan_of(
+            "smoke", source=str(place / "bars"), size=1, medium={"codec": "grey:levels=3", "side": 8, "samples": 20}
+        )
         page = runner.run(plan, place / "out", command="vademecum image compare")
         again = runner.run(plan, place / "out", command="vademecum image compare")
     return plan, place / "out", page, again
-
-
-def _of_length(plan: Plan, length: int) -> Any:
-    return dataclasses.replace(plan.recipe, length=length)
 
 
 def test_the_page_has_verdicts_grids_and_slots(done: Any) -> None:
@@ -44,6 +39,7 @@ def test_the_page_has_verdicts_grids_and_slots(done: Any) -> None:
     assert "model of pictures" in html
     assert html.count("data:image/png;base64") >= 5  # two arms drawn, one silenced, two with neighbours
     assert "real pictures (20)" in html
+    assert "held-out pictures through the codec" in html
     found = json.loads((out / "results.json").read_text())["samples"]["bars"]
     assert set(found["verdicts"]) == {"dense", "move-4"}
     slots = found["verdicts"]["move-4"]["0"]["slots"]
@@ -87,7 +83,8 @@ def test_a_plan_of_an_earlier_version_is_of_text() -> None:
     [
         ({"samples": 3}, "samples=3"),
         ({"guidance": 2.0, "drop": 0.0}, "guidance=2 needs drop"),
-        ({"features": "gone.pt"}, r"gone\.pt is not there"),
+        ({"guidance": -1.0}, "guidance=-1.0"),
+        ({"top_p": 2.0}, "top_p=2.0"),
     ],
 )
 def test_settings_that_judge_nothing_are_refused(settings: dict[str, Any], said: str) -> None:
@@ -102,3 +99,14 @@ def test_a_plan_that_does_not_fit_its_pictures_is_refused(tmp_path: Path) -> Non
         plan = picturing.plan_of("smoke", source=str(tmp_path / "bars"))
         with pytest.raises(ValueError, match="needs vocab_size=8"):
             plan.medium.material(dataclasses.replace(plan, vocab_size=9), plan.data[0])
+
+
+def test_an_extractor_is_tried_before_anything_is_trained_and_not_needed_to_read_a_plan(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VADEMECUM_CACHE", str(tmp_path / "cache"))
+        bars.folder(tmp_path / "bars")
+        given = {"codec": "grey:levels=3", "side": 8, "features": str(tmp_path / "gone.pt")}
+        plan = picturing.plan_of("smoke", source=str(tmp_path / "bars"), medium=given)
+        with pytest.raises(FileNotFoundError, match=r"gone\.pt is not there"):
+            plan.medium.materials(plan)
+    assert Plan.from_dict(json.loads(plan.to_json())) == plan

@@ -164,3 +164,28 @@ def test_the_verbs_help_and_say_what_is_wrong() -> None:
     runner = CliRunner()
     for verb in ("train", "sample", "compare"):
         assert runner.invoke(app, ["image", verb, "--help"]).exit_code == 0
+
+
+def test_a_learned_codec_is_told_nothing_of_the_half_that_is_to_be_invented() -> None:
+    from vademecum.images.autoencoder import AutoEncoder, Shape
+    from vademecum.images.completing import begun, given_height
+
+    codec = AutoEncoder(Shape(side=(10, 10), channels=1, levels=(4, 4), shrink=4, width=8)).eval()
+    pictures, _ = bars.drawn(6, side=10)
+    other = pictures.copy()
+    height = given_height(codec, 2)
+    assert height == 8
+    other[:, height:] = 255 - other[:, height:]
+    assert np.array_equal(begun(codec, pictures, 2), begun(codec, other, 2))
+    assert not np.array_equal(codec.encode(pictures), codec.encode(other))
+
+
+def test_a_grid_that_was_not_drawn_is_drawn_when_the_run_is_opened_again(place: Path, tmp_path: Path) -> None:
+    train(place, tmp_path / "run")
+    grid = tmp_path / "run" / "samples" / "step-000006.png"
+    before = grid.read_bytes()
+    grid.unlink()
+    train(place, tmp_path / "run")
+    assert grid.read_bytes() == before
+    with pytest.raises(ValueError, match="sample_every=-5"):
+        train(place, tmp_path / "other", sample_every=-5)

@@ -38,14 +38,14 @@ def by_hand(made: Any, sampling: Sampling, seed: int) -> np.ndarray:
 
             def logits(first: int, rest: list[int]) -> torch.Tensor:
                 with torch.no_grad():
-                    return made(input_ids=torch.tensor([[first, *rest]]), use_cache=False).logits[0, -1, :5].float()
+                    return made(input_ids=torch.tensor([[first, *rest]]), use_cache=False).logits[0, -1, :5].double()
 
             scores = logits(begun[0], begun[1:])
             if sampling.guidance != 1:
                 free = logits(VOCABULARY.any, begun[1:]).log_softmax(-1)
                 scores = free + sampling.guidance * (scores.log_softmax(-1) - free)
             shares = (scores / sampling.temperature).softmax(-1).cumsum(-1)
-            begun.append(int((shares <= chance.float() * shares[-1]).sum().clamp(max=4)))
+            begun.append(int((shares <= chance * shares[-1]).sum().clamp(max=4)))
         rows.append(begun[1:])
     return np.array(rows)
 

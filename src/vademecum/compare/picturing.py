@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from vademecum.compare import commands
@@ -41,7 +40,7 @@ PRESETS: Mapping[str, Plan] = {
     "small": _SMALL,
     "standard": _STANDARD,
     "latent": dataclasses.replace(
-        _SMALL, host="deepseek_v3", arms=_arms("dense", "lave", "move-1", "move-4", "move-8")
+        _SMALL, host="deepseek_v3", arms=_arms("dense", "lave", "move-1", "move-4", "move-8", "moe", "move+moe")
     ),
     "smoke": dataclasses.replace(
         _SMALL,
@@ -62,10 +61,7 @@ def plan_of(
     *,
     arms: Sequence[str] | None = None,
     source: str | None = None,
-    codec: str | None = None,
-    samples: int | None = None,
-    guidance: float | None = None,
-    features: Path | None = None,
+    medium: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Plan:
@@ -78,29 +74,20 @@ def plan_of(
         preset: one of :data:`PRESETS`.
         arms: as :meth:`Arm.parse` reads them.
         source: a named set or a folder.
-        codec: :data:`vademecum.images.making.CODEC`.
-        samples: pictures drawn from each model.
-        guidance: classifier-free guidance of the draws.
-        features: TorchScript file of another extractor.
+        medium: settings of :class:`vademecum.compare.media.pictures.Pictures`.
         recipe: settings of the recipe.
         changes: fields of the plan, as :func:`vademecum.compare.commands.plan_of` takes them.
     """
     plan = commands.plan_of(
         preset, arms=arms, data=None if source is None else [source], recipe=recipe, presets=PRESETS, **changes
     )
-    given: dict[str, Any] = {
-        "codec": codec,
-        "samples": samples,
-        "guidance": guidance,
-        "features": features and str(features),
-    }
-    medium = plan.medium
-    assert isinstance(medium, Pictures)
-    medium = dataclasses.replace(medium, **{name: value for name, value in given.items() if value is not None})
-    tokens = medium.made(plan.data[0], progress=True).tokens
+    given = {name: value for name, value in (medium or {}).items() if value is not None}
+    assert isinstance(plan.medium, Pictures)
+    chosen = dataclasses.replace(plan.medium, **given)
+    tokens = chosen.made(plan.data[0], progress=True).tokens
     return dataclasses.replace(
         plan,
-        medium=medium,
+        medium=chosen,
         vocab_size=tokens.vocab_size,
         recipe=dataclasses.replace(plan.recipe, length=tokens.length),
     )

@@ -15,10 +15,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from vademecum import kinds
-from vademecum.images import drawing
+from vademecum.images import completing, drawing
 from vademecum.images.codec import Codec, reconstruction
 from vademecum.images.making import make
-from vademecum.images.pictures import prepare
 from vademecum.images.sampling import Sampling, draw
 from vademecum.images.tokens import Vocabulary, opened
 from vademecum.memory import placing
@@ -78,6 +77,10 @@ def train(
         ValueError, FileNotFoundError: bad settings; the message says what to write instead.
         Interrupted: Ctrl-C; the run is saved.
     """
+    if sample_every < 0:
+        raise ValueError(
+            f"sample_every={sample_every} was given; expected steps between grids, or 0 for the end alone."
+        )
     chosen = [kinds.parse(text) for text in memory]
     presets.find(host)
     sampling = sampling or Sampling()
@@ -106,15 +109,20 @@ def train(
         echo(f"{out} goes on after step {run.step} of {settings.steps}.")
     shown = progress(settings.steps, done=run.step)
     labels = np.repeat(np.arange(len(tokens.vocabulary.classes)), A_CLASS)
-    try:
-        while not run.done:
-            part = sample_every - run.step % sample_every if sample_every else None
-            run.advance(part, on_step=shown)
+
+    def sampled() -> None:
+        path = run.folder / SAMPLES / f"step-{run.step:06d}.png"
+        if not path.is_file():
             ids = draw(
                 run.model, tokens.vocabulary, labels, length=tokens.length, sampling=sampling, seed=settings.seed
             )
-            grid = by_class(tokens.codec.decode(ids), labels, tokens.vocabulary)
-            drawing.save(run.folder / SAMPLES / f"step-{run.step:06d}.png", grid)
+            drawing.save(path, by_class(tokens.codec.decode(ids), labels, tokens.vocabulary))
+
+    try:
+        while not run.done:
+            run.advance(sample_every - run.step % sample_every if sample_every else None, on_step=shown)
+            sampled()
+        sampled()  # where a run was stopped between its last step and its last grid
     finally:
         shown.close()
         run.close()
@@ -151,7 +159,7 @@ def load(run: str | Path, device: str | None = None) -> Opened:
     folder = Path(run)
     run_file.read(folder)
     codec, vocabulary = opened(folder)
-    model = nn.Module.to(load_model(folder), torch.device(device or "cpu"))
+    model = nn.Module.to(load_model(folder), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     return Opened(model, codec, vocabulary)
 
 
@@ -199,9 +207,9 @@ def sample(
     sampling.require(found.vocabulary)
     wanted = [found.vocabulary.label(name) for name in classes or found.vocabulary.classes]
     labels = np.repeat(np.array(wanted, dtype=np.int64), count)
-    originals = None if complete is None else _originals(found, complete, wanted, count)
+    originals = None if complete is None else completing.originals_of(found, complete, wanted, count)
     rows = max(1, round(given * found.codec.grid[0]))
-    begun = None if originals is None else found.codec.encode(originals)[:, : rows * found.codec.grid[1]]
+    begun = None if originals is None else completing.begun(found.codec, originals, rows)
     if begun is not None and begun.shape[1] == found.tokens:
         raise ValueError(f"given={given} leaves nothing to draw of {found.codec.grid[0]} rows of tokens; give less.")
     with tqdm(total=len(labels), desc="drawing", unit="picture") as shown:
@@ -220,7 +228,7 @@ def sample(
     if originals is None:
         image = by_class(pictures, labels, found.vocabulary, scale)
     else:
-        image = _completions(found, originals, pictures, labels, rows, scale)
+        image = completing.shown(found, originals, pictures, labels, rows, scale)
     name = f"{'completed' if complete else 'drawn'}-seed-{seed}.png"
     path = Path(out) if out else Path(run) / SAMPLES / name
     drawing.save(path, image)
@@ -232,47 +240,3 @@ def by_class(pictures: NDArray[np.uint8], labels: NDArray[np.int64], vocabulary:
     """A row for each class that occurs, named."""
     names = {label: vocabulary.classes[label] for label in dict.fromkeys(labels.tolist())}
     return drawing.labelled({name: pictures[labels == label] for label, name in names.items()}, scale=scale)
-
-
-def _originals(found: Opened, source: str | Path, labels: Sequence[int], count: int) -> NDArray[np.uint8]:
-    """Held-out pictures of each class of ``source``, as the codec takes them."""
-    from vademecum.images.reading import grey_values
-    from vademecum.images.sources import sources
-
-    side = None if str(source) in sources() else found.codec.side[0]
-    pictures = prepare(source, side=side, grey=None)
-    if found.codec.channels == 1:
-        shown = grey_values(pictures.heldout)
-    else:
-        shown = np.broadcast_to(pictures.heldout, (*pictures.heldout.shape[:3], 3))
-    if pictures.side != found.codec.side:
-        raise ValueError(
-            f"{source} has pictures of {pictures.side[0]} x {pictures.side[1]}, and this run draws "
-            f"{found.codec.side[0]} x {found.codec.side[1]}: give the source it was trained on."
-        )
-    chosen = []
-    for label in labels:
-        name = found.vocabulary.classes[label]
-        if name not in pictures.classes:
-            raise ValueError(f"{source} has no held-out picture of '{name}': give other classes, or another source.")
-        own = np.flatnonzero(pictures.heldout_labels == pictures.classes.index(name))
-        chosen += [own[i % len(own)] for i in range(count)]
-    return np.ascontiguousarray(shown[np.array(chosen)])
-
-
-def _completions(
-    found: Opened,
-    originals: NDArray[np.uint8],
-    made: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    rows: int,
-    scale: int,
-) -> Any:
-    height = round(found.codec.side[0] * rows / found.codec.grid[0])
-    begun = originals.copy()
-    begun[:, height:] = 128
-    shown: dict[str, NDArray[np.uint8]] = {}
-    for label in dict.fromkeys(labels.tolist()):
-        name, own = found.vocabulary.classes[label], labels == label
-        shown |= {name: originals[own], f"{name}, given": begun[own], f"{name}, drawn": made[own]}
-    return drawing.labelled(shown, scale=scale)

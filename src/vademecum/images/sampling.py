@@ -85,7 +85,7 @@ class _Draw(LogitsProcessor):
         self._made = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        logits = scores[:, : self.codes].float()
+        logits = scores[:, : self.codes].double()
         guided = len(logits) == 2 * len(self.numbers)
         if guided:
             with_class, without = logits.log_softmax(-1).chunk(2)
@@ -161,7 +161,7 @@ def draw(
                 eos_token_id=None,
                 pad_token_id=vocabulary.any,
                 logits_processor=LogitsProcessorList(
-                    [_Draw(vocabulary.codes, sampling, numbers[part, given:].to(torch.float32).to(ids.device))]
+                    [_Draw(vocabulary.codes, sampling, numbers[part, given:].to(ids.device))]
                 ),
             )
             found.append(made[: len(rows[0]), 1:].cpu().numpy())

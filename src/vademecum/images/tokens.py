@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ FOLDER = "codec"
 FILE = "vocabulary.json"
 
 Ids = NDArray[np.int64]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,11 @@ def tokenized(pictures: Pictures, codec: Codec, *, drop: float, cache: Path) -> 
 
     try:
         files.verify_folder(folder)
-    except (FileNotFoundError, files.Damaged):
+    except FileNotFoundError:
+        files.write_folder(folder, fill)
+    except files.Damaged as problem:
+        _log.warning("%s The cached tokens are made again.", problem)
+        shutil.rmtree(folder)
         files.write_folder(folder, fill)
     train, heldout = (
         np.load(folder / f"{side}.npy", mmap_mode="r", allow_pickle=False) for side in ("train", "heldout")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -75,8 +75,17 @@ class Bench:
     _floors: dict[tuple[int, int], Verdict] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, pictures: Pictures, judge: Judge, extractor: Extractor | None = None) -> Bench:
+    def of(
+        cls,
+        pictures: Pictures,
+        judge: Judge,
+        extractor: Extractor | None = None,
+        through: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+    ) -> Bench:
         """Compute them; ``extractor`` is the judge itself where None.
+
+        ``through`` is the way of pictures through a codec and back, whose blur all made pictures have: held-out ones
+        take it too before it is asked how near they are to training pictures.
 
         Raises:
             ValueError: the pictures cannot be judged (:func:`require`).
@@ -84,7 +93,8 @@ class Bench:
         require(pictures)
         extractor = extractor or judge
         heldout = extractor.features(pictures.heldout)
-        _, kept = nearest(_flat(pictures.heldout), _flat(pictures.train))
+        alike = pictures.heldout if through is None else through(pictures.heldout)
+        _, kept = nearest(_flat(alike), _flat(pictures.train))
         limit = float(np.quantile(kept, COPIES))
         return cls(pictures, judge, extractor, heldout, Gaussian.of(heldout), kept, limit)
 

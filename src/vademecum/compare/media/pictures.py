@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vademecum.compare.media import pictures_page
 from vademecum.compare.media.base import Materials, Words
 
 if TYPE_CHECKING:
     from vademecum.compare.plan import Plan
+    from vademecum.images.judge import TorchScript
     from vademecum.images.making import Made
     from vademecum.images.sampling import Sampling
     from vademecum.images.tokens import PictureTokens
-    from vademecum.images.verdict import Bench
+    from vademecum.images.verdict import Bench, Verdict
     from vademecum.pages.drawing import Drawing
     from vademecum.training import Run
 
@@ -52,8 +54,7 @@ class Pictures:
             raise ValueError(f"samples={self.samples} was given; expected 10 or more, such as 500.")
         if self.guidance != 1 and not self.drop:
             raise ValueError(f"guidance={self.guidance:g} needs drop above 0, such as 0.1; drop=0 was given.")
-        if self.features is not None and not Path(self.features).is_file():
-            raise ValueError(f"features={self.features} is not there: give the path of a TorchScript file.")
+        self._sampling()
 
     @property
     def words(self) -> Words:
@@ -65,10 +66,14 @@ class Pictures:
         return {"form": "pictures", **dataclasses.asdict(self)}
 
     def made(self, source: str, *, progress: bool = False) -> Made:
-        """The set called ``source``, as pictures and as tokens; the work is done once and then cached on disk."""
-        from vademecum.images.making import make
+        """The set called ``source``, as pictures and as tokens: made once, and looked at once in a process."""
+        if source not in self._sets:
+            from vademecum.images.making import make
 
-        return make(source, codec=self.codec, side=self.side, grey=self.grey, drop=self.drop, progress=progress)
+            self._sets[source] = make(
+                source, codec=self.codec, side=self.side, grey=self.grey, drop=self.drop, progress=progress
+            )
+        return self._sets[source]
 
     def material(self, plan: Plan, source: str) -> PictureTokens:
         """One source in tokens; pictures that could not be judged afterwards are refused here."""
@@ -76,6 +81,8 @@ class Pictures:
 
         made = self.made(source)
         require(made.pictures)
+        if self.features is not None:  # a file that gives no features is found before anything is trained
+            self._extractor().features(made.pictures.heldout[:2])
         tokens = made.tokens
         for name, given, needed in (
             ("vocab_size", plan.vocab_size, tokens.vocab_size),
@@ -86,11 +93,19 @@ class Pictures:
         return tokens
 
     def materials(self, plan: Plan) -> Materials:
-        """All sources; what was left out of a folder is noted."""
-        found = {source: self.material(plan, source) for source in plan.data}
+        """All sources; one whose pictures another source already gave is left out."""
+        found: dict[str, PictureTokens] = {}
+        notes = []
+        for source in plan.data:
+            tokens = self.material(plan, source)
+            twin = next((name for name, other in found.items() if other.key == tokens.key), None)
+            if twin is None:
+                found[source] = tokens
+            else:
+                notes.append(f"{source} gave the same pictures as {twin} and is left out.")
         called = [each.name for each in found.values()]
         names = {source: each.name if called.count(each.name) == 1 else source for source, each in found.items()}
-        return Materials(found, names, ())
+        return Materials(found, names, tuple(notes))
 
     def measured(self, run: Run, plan: Plan, seed: int) -> dict[str, Any]:
         """Draw, judge, and write three grids into the run's folder: as it is, silenced, and nearest neighbours."""
@@ -102,7 +117,7 @@ class Pictures:
         from vademecum.surgery import knocked_out, memories
 
         tokens = cast("PictureTokens", run.corpus)
-        bench = self._bench(run, plan)
+        bench, blurred = self._bench(run, plan)
         labels = balanced(self.samples, tokens.vocabulary.classes)
         shown = np.repeat(np.arange(len(tokens.vocabulary.classes)), SHOWN)
 
@@ -121,7 +136,10 @@ class Pictures:
         made = drawn(labels)
         grid = drawn(shown)
         drawing.save(run.folder / pictures_page.DRAWN, by_class(grid, shown, tokens.vocabulary))
-        found = {"verdict": bench.verdict(made, labels, seed).to_dict(), "slots": slot_places(run.model, tokens)}
+        found: dict[str, Any] = {
+            "verdict": bench.verdict(made, labels, seed).to_dict(),
+            "slots": slot_places(run.model, tokens),
+        }
         if any(part.can_be_silent for _, _, part in memories(run.model).parts()):
             with knocked_out(run.model):
                 silenced, of_all = drawn(shown), drawn(labels)
@@ -130,9 +148,12 @@ class Pictures:
         some = made[: 2 * SHOWN]
         pair = {"drawn": some, "nearest in training": bench.neighbours(some)}
         drawing.save(run.folder / pictures_page.NEAREST, drawing.labelled(pair))
-        return {
-            "pictures": found | {"judge": bench.extractor.description, "floor": bench.floor(self.samples).to_dict()}
+        found |= {
+            "judge": bench.extractor.description,
+            "floor": bench.floor(self.samples).to_dict(),
+            "through": blurred.to_dict(),
         }
+        return {"pictures": found}
 
     def collected(
         self,
@@ -175,20 +196,40 @@ class Pictures:
 
         return Sampling(guidance=self.guidance, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
-    def _bench(self, run: Run, plan: Plan) -> Bench:
-        source = next(each for each in plan.data if self.made(each).tokens.key == run.corpus.key)
+    def _bench(self, run: Run, plan: Plan) -> tuple[Bench, Verdict]:
+        """What pictures are judged against, and the verdict on held-out pictures that went through the codec."""
+        source = next((each for each in plan.data if self.made(each).tokens.key == run.corpus.key), None)
+        if source is None:
+            raise ValueError(f"{run.folder} was trained on other pictures than {', '.join(plan.data)}; leave them be.")
         if source not in self._benches:
             from vademecum.data.wheels import cache_folder
-            from vademecum.images.judge import TorchScript, schooled
+            from vademecum.images.judge import schooled
             from vademecum.images.verdict import Bench
 
             pictures = self.made(source).pictures
             judge = schooled(pictures, cache=cache_folder())
-            extractor = None if self.features is None else TorchScript(Path(self.features))
-            self._benches[source] = Bench.of(pictures, judge, extractor)
+            extractor = None if self.features is None else self._extractor()
+            codec = self.made(source).tokens.codec
+
+            def through(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+                return codec.decode(codec.encode(images))
+
+            bench = Bench.of(pictures, judge, extractor, through)
+            blurred = bench.verdict(through(pictures.heldout), pictures.heldout_labels)
+            self._benches[source] = bench, blurred
         return self._benches[source]
 
+    def _extractor(self) -> TorchScript:
+        from vademecum.images.judge import TorchScript
+
+        return TorchScript(Path(str(self.features)))
+
     @cached_property
-    def _benches(self) -> dict[str, Bench]:
+    def _sets(self) -> dict[str, Made]:
+        """Sets of pictures by source: a folder that changes while arms are trained is not read again."""
+        return {}
+
+    @cached_property
+    def _benches(self) -> dict[str, tuple[Bench, Verdict]]:
         """Features of real pictures, by source: they are the same for every run."""
         return {}

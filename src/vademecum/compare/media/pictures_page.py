@@ -29,15 +29,16 @@ WORDS = Words(
     model="model of pictures",
     shown="Pictures, side by side",
     measured="Bits per byte: the negative log-likelihood, in bits, of the tokens of held-out pictures given their "
-    "class, over the values of pixels they stand for, a byte each: what the literature calls bits per dimension. For "
-    "learned tokens it is the length of the tokens, not a bound on the likelihood of the pixels, and only arms with "
+    "class, over the values of pixels they stand for, a byte each: bits per dimension. It is a likelihood of the "
+    "pixels with raw tokens of all 256 levels alone; otherwise it is the length of the tokens, and only arms with "
     "the same codec can be compared. {evaluated} Fr\u00e9chet distance (arXiv:1706.08500), precision and recall "
     "(arXiv:1904.06991, 3 neighbours) are between as many drawn pictures for every arm and the held-out ones, in the "
     "features that are named above the table. Agreement is the share of drawn pictures that the classifier takes for "
     "the class that was asked for. Copies is the share of drawn pictures nearer, by pixels, to a training picture than "
-    "95 % of the held-out ones are: 0.05 is what new pictures would have. Real pictures stand in the first row: "
-    "distance, precision and recall of training pictures, agreement and copies of held-out ones; the distance falls "
-    "with the count, so only equal counts compare.",
+    "95 % of the held-out ones are once they went through the codec: 0.05 is what new pictures would have. Real "
+    "pictures stand in the first row: distance, precision and recall of training pictures, agreement and copies of "
+    "held-out ones; in the second, held-out ones through the codec: what a model that draws perfectly could reach. The "
+    "distance falls with the count, so only equal counts compare.",
     limits=(
         "Scale. Small models on small pictures. What helps here may vanish or grow in models a thousand times larger.",
         "The features are of a classifier trained on the same pictures, unless another extractor was given: distances "
@@ -98,7 +99,9 @@ def _table(sample: Mapping[str, Any], baseline: str) -> str:
     verdicts = sample["verdicts"]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name, _ in MEASURES.values())
     first = next(iter(next(iter(verdicts.values())).values()))
-    rows = [_real(first["floor"])]
+    rows = [_real(first["floor"], f"real pictures ({first['floor']['count']})")]
+    if "through" in first:
+        rows.append(_real(first["through"], "held-out pictures through the codec"))
     for arm, by_seed in verdicts.items():
         cells = "".join(f"<td>{_cell(by_seed, measure, digits)}</td>" for measure, (_, digits) in MEASURES.items())
         base = over_seeds(verdicts.get(baseline, {}), "frechet")
@@ -118,9 +121,9 @@ def _table(sample: Mapping[str, Any], baseline: str) -> str:
     )
 
 
-def _real(floor: Mapping[str, Any]) -> str:
+def _real(floor: Mapping[str, Any], name: str) -> str:
     cells = "".join(f"<td>{floor[measure]:.{digits}f}</td>" for measure, (_, digits) in MEASURES.items())
-    return f"<tr><td>real pictures ({floor['count']})</td>{cells}<td></td><td></td><td></td></tr>"
+    return f"<tr><td>{name}</td>{cells}<td></td><td></td><td></td></tr>"
 
 
 def _cell(by_seed: Mapping[str, Any], measure: str, digits: int) -> str:
@@ -193,7 +196,8 @@ def _frechet(name: str, sample: Mapping[str, Any], found: Mapping[str, Any]) -> 
         f"Nearer to held-out pictures than {baseline}: {', '.join(better)}"
         if better
         else f"That an arm draws nearer to held-out pictures than {baseline} is not shown",
-        "Paired by seed; bar: 95 % interval; small dots: seeds.",
+        f"Paired by seed; bar: 95 % interval; small dots: seeds. Of {len(shown)} intervals one excludes zero by chance "
+        "now and then; they are not widened for that.",
         figure,
     )
 
