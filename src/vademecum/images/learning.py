@@ -87,7 +87,9 @@ def train(pictures: Pictures, shape: Shape, lessons: Lessons, progress: bool = T
         torch.manual_seed(lessons.seed)
         model = AutoEncoder(shape)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lessons.lr, weight_decay=1e-4)
-    shown = tqdm(range(lessons.steps), desc="learning tokens", unit="step", leave=False, disable=not progress)
+    shown = tqdm(
+        range(lessons.steps), desc="learning tokens", unit="step", leave=False, disable=None if progress else True
+    )
     for step in shown:
         chosen = order.rows(len(pictures.train), seed=lessons.seed, step=step, batch=lessons.batch)
         for group in optimizer.param_groups:
