@@ -250,11 +250,7 @@ def _train(pictures: Pictures, schooling: Schooling, progress: bool) -> Network:
         rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, schooling.lr, total_steps=schooling.steps)
         generator = np.random.default_rng(schooling.seed)
         for step in tqdm(
-            range(schooling.steps),
-            desc="schooling the judge",
-            unit="step",
-            leave=False,
-            disable=None if progress else True,
+            range(schooling.steps), desc="schooling the judge", unit="step", leave=False, disable=not progress
         ):
             chosen = order.rows(len(labels), seed=schooling.seed, step=step, batch=schooling.batch)
             pixels = _shifted(_pixels(pictures.train[chosen]), generator)

@@ -87,9 +87,7 @@ def train(pictures: Pictures, shape: Shape, lessons: Lessons, progress: bool = T
         torch.manual_seed(lessons.seed)
         model = AutoEncoder(shape)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lessons.lr, weight_decay=1e-4)
-    shown = tqdm(
-        range(lessons.steps), desc="learning tokens", unit="step", leave=False, disable=None if progress else True
-    )
+    shown = tqdm(range(lessons.steps), desc="learning tokens", unit="step", leave=False, disable=not progress)
     for step in shown:
         chosen = order.rows(len(pictures.train), seed=lessons.seed, step=step, batch=lessons.batch)
         for group in optimizer.param_groups:
