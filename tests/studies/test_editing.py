@@ -97,7 +97,7 @@ def test_a_rank_one_update_puts_the_value_where_the_key_is(taught: Any, words: A
 def small(taught: Any, words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     documents = [SimpleNamespace(text=text * 4) for text in (*PLAIN, "Nothing is said of lands .")]
     source = SimpleNamespace(documents=lambda: documents)
-    monkeypatch.setattr(study, "opened", lambda model: (taught, words))
+    monkeypatch.setattr(study, "opened", lambda model, device: (taught, words))
     monkeypatch.setattr(geonames, "lands", lambda: LANDS)
     monkeypatch.setattr(geonames, "cities", lambda most: [City("Zembla", "0", 1)])
     monkeypatch.setattr(data, "sources", lambda: {"wikipedia": source, "factbook": source})

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vademecum.cli.comparing import study
+from vademecum.cli.texts import DEVICE
 
 verbs = typer.Typer()
 edit = typer.Typer(
@@ -33,6 +34,7 @@ Into = Annotated[
     typer.Option(help="entries, or rows: those that the model's own memory has for a subject's last tokens."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Write changed rows without asking when their damage is shown.")]
+Device = Annotated[str | None, typer.Option(help=DEVICE)]
 Keep = Annotated[list[str] | None, typer.Option(help="Prompt whose continuation must stay; may be repeated.")]
 
 
@@ -57,10 +59,11 @@ def add(
     keep: Keep = None,
     into: Into = None,
     yes: Yes = False,
+    device: Device = None,
 ) -> None:
     """Write facts into an overlay, which is made if it is not there."""
     more = {"spellings": spelling or (), "paraphrases": paraphrase or (), "keep": keep or ()}
-    _written(model, overlay, (facts, subject, prompt, target, more), yes=yes, into=into)
+    _written(model, overlay, (facts, subject, prompt, target, more), yes=yes, into=into, device=device)
 
 
 @edit.command()
@@ -75,10 +78,11 @@ def change(
     paraphrase: Paraphrase = None,
     keep: Keep = None,
     yes: Yes = False,
+    device: Device = None,
 ) -> None:
     """Write facts in the place of what the overlay says to the same prompts."""
     more = {"spellings": spelling or (), "paraphrases": paraphrase or (), "keep": keep or ()}
-    _written(model, overlay, (facts, subject, prompt, target, more), yes=yes, change=True)
+    _written(model, overlay, (facts, subject, prompt, target, more), yes=yes, change=True, device=device)
 
 
 @edit.command()
@@ -132,11 +136,12 @@ def ask(
     overlay: File,
     prompt: Annotated[list[str], typer.Option(help="Text to go on from; may be repeated.")],
     tokens: Annotated[int, typer.Option(help="Longest continuation.")] = 12,
+    device: Device = None,
 ) -> None:
     """Show how the model goes on without the overlay and with it."""
     from vademecum.editing import commands
 
-    commands.ask(model, overlay, prompt, tokens, echo=typer.echo)
+    commands.ask(model, overlay, prompt, tokens, echo=typer.echo, device=device)
 
 
 @study.command("editing")
@@ -157,9 +162,10 @@ def study_editing(
         list[str] | None, typer.Option(help="entries, finetune, lora, rank-one or prompt. May be repeated.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds; one gives no interval, and so no claim.")] = None,
+    device: Device = None,
 ) -> None:
     """Facts written into a model by entries and by what is usual, and everything asked with all of them in place."""
     from vademecum.studies import editing as editing_study
 
     settings = editing_study.settings_of(preset, model=model, counts=count, methods=method, seeds=seeds)
-    editing_study.run(settings, out, command=shlex.join(["vademecum", *sys.argv[1:]]), echo=typer.echo)
+    editing_study.run(settings, out, command=shlex.join(["vademecum", *sys.argv[1:]]), echo=typer.echo, device=device)

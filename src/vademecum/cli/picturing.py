@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vademecum.cli.texts import HOST, SIZE
+from vademecum.cli.texts import DEVICE, HOST, SIZE
 
 verbs = typer.Typer()
 image = typer.Typer(
@@ -24,7 +24,6 @@ CODEC = (
 )
 GUIDANCE = "Classifier-free guidance: 1 is none, 2 leans on the class; needs a model trained with --drop above 0."
 SEED = "Seed of the draws; equal seeds, equal pictures."
-DEVICE = "Such as cpu or cuda; the GPU where there is one."
 
 
 @image.command("train")

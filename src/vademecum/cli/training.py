@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vademecum.cli.texts import BANK, BANK_CAP, DATA, HOST, SIZE
+from vademecum.cli.texts import BANK, BANK_CAP, DATA, DEVICE, HOST, SIZE
 
 verbs = typer.Typer()
 
@@ -46,7 +46,7 @@ def train(
         bool, typer.Option("--fall-back", help="Go on from the last good checkpoint where the latest is damaged.")
     ] = False,
     tracker: Annotated[str | None, typer.Option(help="tensorboard or trackio, beside metrics.jsonl.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; the GPU where there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
     bank: Annotated[str, typer.Option(help=BANK)] = "auto",
     bank_cap: Annotated[str | None, typer.Option(help=BANK_CAP)] = None,
     bank_rule: Annotated[

@@ -23,19 +23,23 @@ Echo = Callable[[str], None]
 SMOLLM2 = "smollm2"
 
 
-def opened(model: str) -> tuple[Any, Any]:
+def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
     """The model and the tokenizer of a local Transformers folder, of a finished run, or of :data:`SMOLLM2`.
 
-    A memory that lies in the folder, as in a run's, is put on the model.
+    A memory that lies in the folder, as in a run's, is put on the model, and both on ``device`` (such as "cuda"; the
+    GPU where there is one, where None).
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no model.
+        ValueError: there is no such device.
     """
     import torch
     import transformers
 
+    from vademecum import devices
     from vademecum.training import export
 
+    where = devices.chosen(device)
     if model == SMOLLM2 and not Path(model).exists():
         from vademecum.data.pretrained import smollm2
 
@@ -58,7 +62,7 @@ def opened(model: str) -> tuple[Any, Any]:
         from vademecum.saving import load
 
         load(found, folder / export.MEMORY)
-    return found.eval(), tokenizer
+    return found.to(where).eval(), tokenizer
 
 
 def given(
@@ -95,6 +99,7 @@ def add(
     echo: Echo,
     change: bool = False,
     into: str | None = None,
+    device: str | None = None,
     confirm: Callable[[], bool] = lambda: True,
 ) -> None:
     """Plan ``facts`` for ``model`` and put them into the overlay at ``path``, which is made if it is not there.
@@ -106,6 +111,7 @@ def add(
         echo: prints a line.
         change: the facts take the place of what the overlay says of the same; without it that is an error.
         into: ``"entries"`` or ``"rows"``; as the overlay is, or entries, where None.
+        device: see :func:`opened`.
         confirm: asked when the damage of changed rows was shown; nothing is written where it says no.
     """
     there = overlay.read(path) if path.exists() else None
@@ -122,7 +128,7 @@ def add(
             f"{path} is an overlay of {there.content.name}, and --into {into} was given; give another file."
         )
     asked = there.content.again() if there is not None else {"into": into or AsEntries.name}
-    host, tokenizer = opened(model)
+    host, tokenizer = opened(model, device)
     if there is not None:
         fingerprint.require_same(there.made_for, fingerprint.of(host, tokenizer), str(path))
     before = set()
@@ -218,10 +224,10 @@ def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
         echo(f"{out}: {len(there.facts)} facts")
 
 
-def ask(model: str, path: Path, prompts: Sequence[str], tokens: int, *, echo: Echo) -> None:
+def ask(model: str, path: Path, prompts: Sequence[str], tokens: int, *, echo: Echo, device: str | None = None) -> None:
     """How the model goes on without the overlay and with it."""
     there = overlay.read(path)
-    host, tokenizer = opened(model)
+    host, tokenizer = opened(model, device)
     fingerprint.require_same(there.made_for, fingerprint.of(host, tokenizer), str(path))
     edit = Edit(host, there)
     with as_it_was(host):

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from vademecum import kinds
+from vademecum import devices, kinds
 from vademecum.images import completing, drawing
 from vademecum.images.codec import Codec, reconstruction
 from vademecum.images.making import make
@@ -84,7 +84,7 @@ def train(
     chosen = [kinds.parse(text) for text in memory]
     presets.find(host)
     sampling = sampling or Sampling()
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = devices.chosen(device)
     made = make(source, codec=codec, side=side, grey=grey, drop=drop, cache=cache)
     tokens = made.tokens
     sampling.require(tokens.vocabulary)
@@ -159,7 +159,7 @@ def load(run: str | Path, device: str | None = None) -> Opened:
     folder = Path(run)
     run_file.read(folder)
     codec, vocabulary = opened(folder)
-    model = nn.Module.to(load_model(folder), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    model = nn.Module.to(load_model(folder), devices.chosen(device))
     return Opened(model, codec, vocabulary)
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-import torch
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import vademecum as vm
-from vademecum import files, state
+from vademecum import devices, files, state
 from vademecum.training import checkpoint, commands, run_file
 
 PLAN = "plan.json"  # what a comparison's folder holds
@@ -128,4 +127,4 @@ def _plain(folder: Path) -> Subject:
 
 
 def _placed(model: PreTrainedModel) -> PreTrainedModel:
-    return nn.Module.to(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return nn.Module.to(model, devices.chosen(None))

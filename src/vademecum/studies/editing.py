@@ -95,7 +95,7 @@ def settings_of(
     )
 
 
-def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], None]) -> Path:
+def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], None], device: str | None = None) -> Path:
     """Measure what is not measured yet, and write the page; returns its path.
 
     The folder can be gone on with: what lies in it is not measured again.
@@ -108,9 +108,9 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
     lands, cities = geonames.lands(), geonames.cities(most=max(300, 4 * max(settings.counts)))
     if settings.model == CITIES:
         cities = geonames.cities(most=editing_host.CITIES)
-        host, tokenizer = opened(str(editing_host.trained(out / HOST, lands, cities, echo=echo)))
+        host, tokenizer = opened(str(editing_host.trained(out / HOST, lands, cities, echo=echo)), device)
     else:
-        host, tokenizer = opened(settings.model)
+        host, tokenizer = opened(settings.model, device)
     plain = _passages(data.sources()["wikipedia"].documents(), PLAIN, seed=0)
     ways = methods(plain)
     todo = [

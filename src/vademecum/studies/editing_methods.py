@@ -134,25 +134,25 @@ class RankOne(Method):
         return down.weight.nbytes, model
 
     def _moment(self, model: Any, tokenizer: Any, down: Any) -> Tensor:
-        total, count = torch.zeros(down.weight.shape[1], down.weight.shape[1]), 0
+        width = down.weight.shape[1]
+        total, count = torch.zeros(width, width, device=down.weight.device), 0
         for start in range(0, len(self._texts), BATCH):
-            ids, mask = padded(
-                [tokens_of(tokenizer, one)[:128] for one in self._texts[start : start + BATCH]], left=False
-            )
+            some = [tokens_of(tokenizer, one)[:128] for one in self._texts[start : start + BATCH]]
+            ids, mask = _batch(model, some)
             keys = _read(model, down, ids, mask)[mask.bool()]
             total += keys.t() @ keys
             count += len(keys)
         # A little of the mean on the diagonal, since a small text does not span all directions.
         total /= count
-        return total + 1e-2 * total.diagonal().mean() * torch.eye(len(total))
+        return total + 1e-2 * total.diagonal().mean() * torch.eye(len(total), device=total.device)
 
     def _key(self, model: Any, tokenizer: Any, down: Any, fact: Fact) -> Tensor:
         ways = [fact.relation, *(opening.format(fact.relation) for opening in prompts.OPENINGS)]
         found = []
         for way in ways:
             text = way.replace("{}", fact.subject)
-            ids = torch.tensor([tokens_of(tokenizer, text)])
-            found.append(_read(model, down, ids, torch.ones_like(ids))[0, spelled(tokenizer, text, fact.subject)[1]])
+            ids, mask = _batch(model, [tokens_of(tokenizer, text)])
+            found.append(_read(model, down, ids, mask)[0, spelled(tokenizer, text, fact.subject)[1]])
         return torch.stack(found).mean(0)
 
     def _value(self, model: Any, tokenizer: Any, down: Any, fact: Fact) -> tuple[Tensor, Tensor]:
@@ -161,9 +161,9 @@ class RankOne(Method):
         texts = [way.replace("{}", fact.subject) for way in ways]
         lines = [line_of(tokenizer, text, fact.target) for text in texts]
         places = torch.tensor([spelled(tokenizer, text, fact.subject)[1] for text in texts])
-        ids, mask = padded([line.ids for line in lines], left=False)
-        rows = torch.arange(len(lines))
-        delta = torch.zeros(down.weight.shape[0], requires_grad=True)
+        ids, mask = _batch(model, [line.ids for line in lines])
+        rows, places = torch.arange(len(lines), device=ids.device), places.to(ids.device)
+        delta = torch.zeros(down.weight.shape[0], device=ids.device, requires_grad=True)
         seen: list[Tensor] = []
 
         def add(_: Any, __: Any, out: Tensor) -> Tensor:
@@ -187,6 +187,11 @@ class RankOne(Method):
             handle.remove()
         now = seen[0].mean(0)
         return now + delta.detach(), now
+
+
+def _batch(model: Any, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    ids, mask = padded(texts, left=False)
+    return ids.to(model.device), mask.to(model.device)
 
 
 def _down(host: hosts.Host) -> Any:
@@ -224,7 +229,7 @@ def _trained(
             for fact in facts[start : start + BATCH]:
                 ways = prompts.paraphrases(fact)
                 lines.append(line_of(tokenizer, ways[epoch % len(ways)].replace("{}", fact.subject), fact.target))
-            ids, mask = padded([line.ids for line in lines], left=False)
+            ids, mask = _batch(model, [line.ids for line in lines])
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
             said = [
                 logits[row, place - 1, line.ids[place]]

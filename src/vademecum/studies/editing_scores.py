@@ -120,15 +120,16 @@ def _says(text: str, answer: str) -> bool:
 
 
 def _logits(model: Any, tokenizer: Any, text: str) -> torch.Tensor:
+    ids = torch.tensor([tokens_of(tokenizer, text)], device=model.device)
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=torch.tensor([tokens_of(tokenizer, text)])).logits[0, -1].clone()
+        found: torch.Tensor = model(input_ids=ids).logits[0, -1].clone()
     return found
 
 
 def _perplexity(model: Any, tokenizer: Any, texts: Sequence[str]) -> float | None:
     lost, count = 0.0, 0
     for text in texts:
-        ids = torch.tensor([tokens_of(tokenizer, text)])
+        ids = torch.tensor([tokens_of(tokenizer, text)], device=model.device)
         with torch.no_grad():
             known = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
         lost -= float(known.gather(-1, ids[0, 1:, None]).sum())

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from vademecum import data, kinds, saving, state
+from vademecum import data, devices, kinds, saving, state
 from vademecum.data.corpus import TOKENIZER
 from vademecum.memory import placing
 from vademecum.memory.base import Kind
@@ -77,7 +77,7 @@ def train(
     folder = model_folder(host)
     recipe = recipe or Recipe.for_host(pretrained=folder is not None)
     trackers = [metrics.tracker(tracker)] if tracker else []
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = devices.chosen(device)
     description = {"host": host, "size": None if folder else size, "seed": recipe.seed, "folder": str(folder or "")}
     corpus = _corpus(data_source, folder, vocab_size=vocab_size, cache=cache, field=text_field)
 
