@@ -16,7 +16,14 @@ from vademecum.data import geonames
 from vademecum.data.geonames import City, Land
 from vademecum.editing.reading import greedy
 from vademecum.studies import editing as study
-from vademecum.studies import editing_host, editing_methods, editing_page, editing_records, editing_scores
+from vademecum.studies import (
+    editing_host,
+    editing_methods,
+    editing_page,
+    editing_records,
+    editing_scores,
+    editing_tuning,
+)
 
 LANDS = [Land(str(n), name, world.CAPITALS[n], "Asia", world.COINS[n], 1) for n, name in enumerate(world.LANDS)]
 PLAIN = ["In Hav people eat salad .", "The coin of Aland is ducat ."] * 3
@@ -117,6 +124,10 @@ def test_the_verb_measures_and_goes_on_without_measuring_again(
     assert cli.main([*command, "--method", "entries", "--method", "prompt"]) == 0
     assert all(path.stat().st_mtime_ns == when for path, when in written.items())
     assert len((small / "editing.csv").read_text("utf-8").splitlines()) == 1 + 8
+    monkeypatch.setattr(study, "TUNING", 2)
+    assert cli.main([*command, "--method", "finetune", "--seeds", "1"]) == 0
+    assert "lr 0.00" in (small / "report.html").read_text("utf-8")
+    assert len(json.loads((small / "tuned" / "finetune.json").read_text("utf-8"))) == 4
     assert cli.main([*command, "--model", "elsewhere"]) != 0
     assert "holds a study of smollm2" in capsys.readouterr().err
 
@@ -159,3 +170,41 @@ def test_of_many_edits_some_are_asked_about_from_first_to_last(monkeypatch: pyte
     monkeypatch.setattr(study, "ASKED", 4)
     assert study._asked([*range(10)]) == [0, 2, 5, 7]  # type: ignore[list-item]
     assert study._asked([*range(4)]) == [0, 1, 2, 3]  # type: ignore[list-item]
+
+
+def test_settings_are_chosen_once_and_by_all_that_is_weighed(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def measure(method: editing_methods.Method) -> dict[str, float]:
+        lr = method.settings["lr"]
+        asked.append(lr)
+        # The largest says everything and spoils everything; the smallest says nothing.
+        says = {1e-4: 0.0, 3e-4: 0.5, 1e-3: 0.9, 3e-3: 1.0}[lr]
+        stays = {1e-4: 1.0, 3e-4: 0.9, 1e-3: 0.8, 3e-3: 0.1}[lr]
+        return {"efficacy": says, "paraphrase, all": says, "same subject": stays, "neighbours": stays}
+
+    found = editing_tuning.tuned(editing_methods.FineTuning(), tmp_path, measure)
+    assert found.settings == {"lr": 1e-3}
+    assert len(asked) == 4
+    assert editing_tuning.tuned(editing_methods.FineTuning(), tmp_path, measure).settings == {"lr": 1e-3}
+    assert len(asked) == 4
+    assert editing_tuning.chosen(tmp_path)["finetune"]["settings"] == {"lr": 1e-3}
+    assert isinstance(
+        editing_tuning.tuned(editing_methods.WithEntries(), tmp_path, measure), editing_methods.WithEntries
+    )
+    assert len(asked) == 4
+
+
+def test_choosing_goes_on_where_it_was(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def measure(method: editing_methods.Method) -> dict[str, float]:
+        asked.append(method.settings["lr"])
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return {"efficacy": 0.5, "paraphrase, all": 0.5, "same subject": 0.5, "neighbours": 0.5}
+
+    with pytest.raises(KeyboardInterrupt):
+        editing_tuning.tuned(editing_methods.LowRank(), tmp_path, measure)
+    editing_tuning.tuned(editing_methods.LowRank(), tmp_path, measure)
+    assert asked == [1e-4, 3e-4, 1e-3, 1e-3, 3e-3]

@@ -17,7 +17,7 @@ from vademecum import data, files
 from vademecum.data import geonames
 from vademecum.editing.commands import SMOLLM2, opened
 from vademecum.editing.reading import as_it_was, greedy
-from vademecum.studies import editing_host, editing_page, editing_records, editing_scores
+from vademecum.studies import editing_host, editing_page, editing_records, editing_scores, editing_tuning
 from vademecum.studies.editing_methods import FineTuning, InThePrompt, LowRank, Method, RankOne, WithEntries
 from vademecum.studies.editing_records import Record
 from vademecum.studies.editing_scores import Texts
@@ -28,6 +28,8 @@ MEASURED = "measured"
 CITIES, HOST = "cities", "host"
 #: Single edits that stand for "one edit": each alone on a fresh model.
 SINGLES = 6
+#: Facts that settings are chosen on, and the seed of their draw, which no study has.
+TUNING, DRAWN = 24, 1_000_003
 #: Facts that are asked about where more are in place: as many, evenly drawn from all of them.
 ASKED = 500
 #: Words of a passage, passages of each sort, and of those that a moment of keys is taken from.
@@ -120,16 +122,22 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
         for name in settings.methods
         if not _file(out, name, count, seed).is_file()
     ]
+
+    def go_on(texts: Sequence[str]) -> list[str]:
+        with as_it_was(host):
+            return greedy(host, tokenizer, texts, 5)
+
+    def drawn(count: int, seed: int) -> tuple[list[Record], Texts]:
+        records = editing_records.made(lands, cities, go_on, count=count, seed=seed)
+        return records, _texts(records, seed)
+
     with tqdm(total=len(todo), desc="measured", unit="point", disable=not todo) as bar:
+        bar.set_postfix_str("choosing settings of the methods")
+        names = dict.fromkeys(name for _, _, name in todo)
+        ways |= _tuned([ways[name] for name in names], out, host, tokenizer, drawn)
         for seed in dict.fromkeys(seed for seed, _, _ in todo):
-
-            def go_on(texts: Sequence[str]) -> list[str]:
-                with as_it_was(host):
-                    return greedy(host, tokenizer, texts, 5)
-
             bar.set_postfix_str(f"seed {seed}, asking the host what it knows")
-            records = editing_records.made(lands, cities, go_on, count=max(settings.counts), seed=seed)
-            texts = _texts(records, seed)
+            records, texts = drawn(max(settings.counts), seed)
             asked = {id(record): record for count in settings.counts for record in _asked(records[: _room(count)])}
             then = editing_scores.before(host, tokenizer, list(asked.values()), texts)
             for count, name in [(count, name) for other, count, name in todo if other == seed]:
@@ -141,12 +149,37 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
                 bar.update(1)
     found = measured(out)
     page = editing_page.write(
-        found, out, settings=asdict(settings), titles={n: w.title for n, w in ways.items()}, command=command
+        found,
+        out,
+        settings=asdict(settings),
+        titles={name: way.title for name, way in ways.items()},
+        chosen=editing_tuning.chosen(out),
+        command=command,
     )
     for line in editing_page.text(found):
         echo(line)
     echo(f"\nReport: {page}")
     return page
+
+
+def _tuned(
+    ways: Sequence[Method],
+    out: Path,
+    host: Any,
+    tokenizer: Any,
+    drawn: Callable[[int, int], tuple[list[Record], Texts]],
+) -> dict[str, Method]:
+    """``ways`` by name, with settings chosen on facts of a draw of their own, which is made only where it is needed."""
+    asked: list[tuple[list[Record], Texts, editing_scores.Before]] = []
+
+    def measure(method: Method) -> dict[str, Any]:
+        if not asked:
+            records, texts = drawn(TUNING, DRAWN)
+            asked.append((records, texts, editing_scores.before(host, tokenizer, records, texts)))
+        records, texts, then = asked[0]
+        return _point(host, tokenizer, records, method, texts, then)
+
+    return {way.name: editing_tuning.tuned(way, out, measure) for way in ways}
 
 
 def measured(out: Path) -> dict[tuple[str, int, int], dict[str, Any]]:

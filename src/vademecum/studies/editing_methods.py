@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +17,9 @@ from vademecum.editing.locating import spelled, tokens_of
 from vademecum.editing.reading import as_it_was, padded
 
 Progress = Callable[[int, int], None]
-#: Facts that a method which trains weights learns from at a time.
-BATCH = 16
+#: Facts that a method which trains weights learns from at a time; how often it comes by each, and the mean loss of a
+#: target's token, through all facts once, at which that is often enough.
+BATCH, EPOCHS, LEARNED = 16, 25, 0.05
 
 
 class Method(ABC):
@@ -38,6 +40,15 @@ class Method(ABC):
     def asked(self, text: str, fact: Fact) -> str:
         """What the model is given in the place of ``text``."""
         return text
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        """What can be set of it."""
+        return {}
+
+    def candidates(self) -> Sequence[Method]:
+        """The same with other settings, of which the best on facts of their own is measured; none but one here."""
+        return (self,)
 
 
 class WithEntries(Method):
@@ -65,27 +76,49 @@ class InThePrompt(Method):
         return f"{fact.prompt} {fact.target}. {text}"
 
 
+@dataclass(frozen=True)
 class FineTuning(Method):
-    """Adam on one feed-forward's last map, as constrained fine-tuning is compared with in the literature (FT-M)."""
+    """Adam on one feed-forward's last map, as constrained fine-tuning is compared with in the literature (FT-M).
+
+    Attributes:
+        lr: of Adam.
+    """
 
     name = "finetune"
     title = "fine-tuning of one layer's feed-forward"
-    epochs: ClassVar[int] = 12
-    lr: ClassVar[float] = 5e-4
+    lr: float = 5e-4
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        return {"lr": self.lr}
+
+    def candidates(self) -> Sequence[Method]:
+        return tuple(FineTuning(lr) for lr in (1e-4, 3e-4, 1e-3, 3e-3))
 
     def write(self, model: Any, tokenizer: Any, facts: Sequence[Fact], progress: Progress) -> tuple[int, Any]:
         weight = _down(hosts.find(model)).weight
-        _trained(model, tokenizer, facts, [weight], lr=self.lr, epochs=self.epochs, progress=progress)
+        _trained(model, tokenizer, facts, [weight], lr=self.lr, progress=progress)
         return weight.nbytes, model
 
 
+@dataclass(frozen=True)
 class LowRank(Method):
-    """LoRA of rank 8 on queries and values of all layers (arXiv:2106.09685), by peft."""
+    """LoRA of rank 8 on queries and values of all layers (arXiv:2106.09685), by peft.
+
+    Attributes:
+        lr: of Adam.
+    """
 
     name = "lora"
     title = "LoRA (peft), rank 8"
-    epochs: ClassVar[int] = 12
-    lr: ClassVar[float] = 2e-3
+    lr: float = 1e-3
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        return {"lr": self.lr}
+
+    def candidates(self) -> Sequence[Method]:
+        return tuple(LowRank(lr) for lr in (1e-4, 3e-4, 1e-3, 3e-3))
 
     def write(self, model: Any, tokenizer: Any, facts: Sequence[Fact], progress: Progress) -> tuple[int, Any]:
         try:
@@ -98,32 +131,52 @@ class LowRank(Method):
         settings = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
         adapted: Any = peft.get_peft_model(model, settings)
         weights = [one for one in adapted.parameters() if one.requires_grad]
-        _trained(adapted, tokenizer, facts, weights, lr=self.lr, epochs=self.epochs, progress=progress)
+        _trained(adapted, tokenizer, facts, weights, lr=self.lr, progress=progress)
         return sum(one.nbytes for one in weights), adapted
 
 
+@dataclass(frozen=True)
 class RankOne(Method):
     """One update of rank one per fact to a feed-forward's last map, one after another (ROME, arXiv:2202.05262).
 
     The key is what the map reads at the subject's last token, a mean over openings; the value is found by gradient
-    (20 steps); the update ``(v - W k) (C^-1 k)^T / (k^T C^-1 k)`` moves as little else as it can, where C is the second
-    moment of keys in plain text (equation 2).
+    (equation 4: the target's likelihood, the divergence of what is said of the subject elsewhere, and a decay); the
+    update ``(v - W k) (C^-1 k)^T / (k^T C^-1 k)`` moves as little else as it can, where C is the second moment of keys
+    in plain text (equation 2).
+
+    Attributes:
+        texts: plain ones.
+        height: of the edited layer, as a share of the depth.
+        lr: of Adam on the value.
     """
 
     name = "rank-one"
     title = "rank-one editor (ROME)"
-    steps: ClassVar[int] = 20
-    lr: ClassVar[float] = 0.3
-    decay: ClassVar[float] = 0.01
+    #: Of the value: steps, what the divergence and the decay count, and how far it may go, in its own lengths.
+    steps: ClassVar[int] = 25
+    divergence: ClassVar[float] = 0.0625
+    decay: ClassVar[float] = 0.5
+    reach: ClassVar[float] = 4.0
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = texts
-        self._known: Tensor | None = None
+    texts: Sequence[str]
+    height: float = 1 / 3
+    lr: float = 0.5
+    _moments: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        return {"height": self.height, "lr": self.lr}
+
+    def candidates(self) -> Sequence[Method]:
+        return tuple(RankOne(self.texts, height, self.lr, self._moments) for height in (1 / 6, 1 / 3, 1 / 2))
 
     def write(self, model: Any, tokenizer: Any, facts: Sequence[Fact], progress: Progress) -> tuple[int, Any]:
-        down = _down(hosts.find(model))
+        host = hosts.find(model)
+        down, layer = _down(host, self.height), int(host.shape.layers * self.height)
         # Of the host as it was, once for all facts and all runs: that is what the method asks for.
-        moment = self._known = self._moment(model, tokenizer, down) if self._known is None else self._known
+        if layer not in self._moments:
+            self._moments[layer] = self._moment(model, tokenizer, down)
+        moment = self._moments[layer]
         for number, fact in enumerate(facts, start=1):
             key = self._key(model, tokenizer, down, fact)
             value, now = self._value(model, tokenizer, down, fact)
@@ -136,8 +189,8 @@ class RankOne(Method):
     def _moment(self, model: Any, tokenizer: Any, down: Any) -> Tensor:
         width = down.weight.shape[1]
         total, count = torch.zeros(width, width, device=down.weight.device), 0
-        for start in range(0, len(self._texts), BATCH):
-            some = [tokens_of(tokenizer, one)[:128] for one in self._texts[start : start + BATCH]]
+        for start in range(0, len(self.texts), BATCH):
+            some = [tokens_of(tokenizer, one)[:128] for one in self.texts[start : start + BATCH]]
             ids, mask = _batch(model, some)
             keys = _read(model, down, ids, mask)[mask.bool()]
             total += keys.t() @ keys
@@ -147,24 +200,25 @@ class RankOne(Method):
         return total + 1e-2 * total.diagonal().mean() * torch.eye(len(total), device=total.device)
 
     def _key(self, model: Any, tokenizer: Any, down: Any, fact: Fact) -> Tensor:
-        ways = [fact.relation, *(opening.format(fact.relation) for opening in prompts.OPENINGS)]
         found = []
-        for way in ways:
-            text = way.replace("{}", fact.subject)
+        for text in _asked_in_ways(fact):
             ids, mask = _batch(model, [tokens_of(tokenizer, text)])
             found.append(_read(model, down, ids, mask)[0, spelled(tokenizer, text, fact.subject)[1]])
         return torch.stack(found).mean(0)
 
     def _value(self, model: Any, tokenizer: Any, down: Any, fact: Fact) -> tuple[Tensor, Tensor]:
         """What the map shall put out at the subject's last token, and what it puts out."""
-        ways = [fact.relation, *(opening.format(fact.relation) for opening in prompts.OPENINGS)]
-        texts = [way.replace("{}", fact.subject) for way in ways]
+        texts = _asked_in_ways(fact)
         lines = [line_of(tokenizer, text, fact.target) for text in texts]
-        places = torch.tensor([spelled(tokenizer, text, fact.subject)[1] for text in texts])
-        ids, mask = _batch(model, [line.ids for line in lines])
-        rows, places = torch.arange(len(lines), device=ids.device), places.to(ids.device)
+        essence = f"{fact.subject} is a"
+        texts.append(essence)
+        ids, mask = _batch(model, [*(line.ids for line in lines), tokens_of(tokenizer, essence)])
+        rows = torch.arange(len(texts), device=ids.device)
+        places = torch.tensor([spelled(tokenizer, text, fact.subject)[1] for text in texts], device=ids.device)
+        end = int(mask[-1].sum()) - 1
         delta = torch.zeros(down.weight.shape[0], device=ids.device, requires_grad=True)
         seen: list[Tensor] = []
+        before: list[Tensor] = []
 
         def add(_: Any, __: Any, out: Tensor) -> Tensor:
             seen.append(out[rows, places].detach())
@@ -180,13 +234,24 @@ class RankOne(Method):
                     for row, line in enumerate(lines)
                     for place in range(line.begin, len(line.ids))
                 ]
-                loss = -torch.stack(said).mean() + self.decay * delta.square().sum()
+                before = before or [logits[-1, end].detach()]
+                apart = (before[0].exp() * (before[0] - logits[-1, end])).sum()
+                far = delta.square().sum() / seen[0][0].square().sum()
+                loss = -torch.stack(said).mean() + self.divergence * apart + self.decay * far
                 (delta.grad,) = torch.autograd.grad(loss, [delta])
                 optimizer.step()
+                with torch.no_grad():
+                    delta.mul_((self.reach * seen[0][0].norm() / delta.norm()).clamp(max=1.0))
         finally:
             handle.remove()
-        now = seen[0].mean(0)
+        now = seen[0][: len(lines)].mean(0)
         return now + delta.detach(), now
+
+
+def _asked_in_ways(fact: Fact) -> list[str]:
+    """The fact's own prompt, and the same after every opening."""
+    ways = [fact.relation, *(opening.format(fact.relation) for opening in prompts.OPENINGS)]
+    return [way.replace("{}", fact.subject) for way in ways]
 
 
 def _batch(model: Any, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -194,10 +259,9 @@ def _batch(model: Any, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids.to(model.device), mask.to(model.device)
 
 
-def _down(host: hosts.Host) -> Any:
-    """The last map of the feed-forward a third of the way up, where the literature edits facts."""
-    layer = host.shape.layers // 3
-    return host.module(layer, "feed_forward").get_submodule(host.family.names.down)
+def _down(host: hosts.Host, height: float = 1 / 3) -> Any:
+    """The last map of the feed-forward at a share of the depth; the literature edits about a third of the way up."""
+    return host.module(int(host.shape.layers * height), "feed_forward").get_submodule(host.family.names.down)
 
 
 def _read(model: Any, module: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
@@ -218,12 +282,12 @@ def _trained(
     weights: Sequence[nn.Parameter],
     *,
     lr: float,
-    epochs: int,
     progress: Progress,
 ) -> None:
-    """Teach ``facts`` by Adam on ``weights``, a few at a time, each in turn asked for in another way."""
+    """Teach ``facts`` by Adam on ``weights``, a few at a time, each in turn asked for in another way, until learned."""
     optimizer = torch.optim.Adam(weights, lr=lr)
-    for epoch in range(epochs):
+    for epoch in range(EPOCHS):
+        lost: list[Tensor] = []
         for start in range(0, len(facts), BATCH):
             lines = []
             for fact in facts[start : start + BATCH]:
@@ -236,10 +300,14 @@ def _trained(
                 for row, line in enumerate(lines)
                 for place in range(line.begin, len(line.ids))
             ]
-            found = torch.autograd.grad(-torch.stack(said).mean(), list(weights))
+            lost.append(-torch.stack(said).mean())
+            found = torch.autograd.grad(lost[-1], list(weights))
             for weight, gradient in zip(weights, found, strict=True):
                 weight.grad = gradient
             optimizer.step()
-        progress((epoch + 1) * len(facts) // epochs, len(facts))
+        progress((epoch + 1) * len(facts) // EPOCHS, len(facts))
+        if sum(map(float, lost)) <= LEARNED * len(lost):
+            break
+    progress(len(facts), len(facts))
     for weight in weights:
         weight.grad = None

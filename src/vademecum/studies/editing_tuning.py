@@ -1,0 +1,53 @@
+"""Settings of the ways to write facts, chosen on facts of their own before anything is measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vademecum import files
+from vademecum.studies.editing_methods import Method
+
+#: Folder of what was tried, a file for each method.
+TUNED = "tuned"
+#: Measures that are weighed against each other, each as much as the others: what shall hold, and what shall stay.
+WEIGHED = ("efficacy", "paraphrase, all", "same subject", "neighbours")
+Measure = Callable[[Method], Mapping[str, Any]]
+
+
+def tuned(method: Method, out: Path, measure: Measure) -> Method:
+    """``method`` with those of its settings that do best; what was tried lies in ``out`` and is not tried again.
+
+    Args:
+        method: with one setting or several.
+        out: the study's folder.
+        measure: gives a candidate's scores on facts that the study does not measure.
+    """
+    candidates = method.candidates()
+    if len(candidates) == 1:
+        return candidates[0]
+    path = out / TUNED / f"{method.name}.json"
+    tried: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    for candidate in candidates[len(tried) :]:
+        scores = measure(candidate)
+        line = {"settings": dict(candidate.settings), "weighed": weighed(scores)}
+        tried.append(line | {name: scores[name] for name in WEIGHED})
+        files.write_file(path, json.dumps(tried, indent=1) + "\n")
+    best = max(range(len(candidates)), key=lambda number: tried[number]["weighed"])
+    return candidates[best]
+
+
+def weighed(scores: Mapping[str, Any]) -> float:
+    """Harmonic mean of :data:`WEIGHED`, as ROME's evaluation weighs (arXiv:2202.05262, section 3.4); 0 where one is."""
+    return float(statistics.harmonic_mean([scores[name] for name in WEIGHED if scores[name] is not None]))
+
+
+def chosen(out: Path) -> dict[str, dict[str, Any]]:
+    """What was chosen for each method in a study's folder, by the method's name."""
+    found = {}
+    for path in sorted((out / TUNED).glob("*.json")):
+        found[path.stem] = max(json.loads(path.read_text(encoding="utf-8")), key=lambda one: float(one["weighed"]))
+    return found
