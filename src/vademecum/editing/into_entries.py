@@ -14,8 +14,10 @@ from vademecum.editing.edit import overlays
 from vademecum.editing.entries import AsEntries, off
 from vademecum.editing.facts import Fact
 from vademecum.editing.gating import of_whom, what_is_asked
-from vademecum.editing.learning import TOGETHER, WAYS, descend, kept_steps, line_of, ways_of
+from vademecum.editing.learning import MEASURED, TOGETHER, WAYS, descend, kept_steps, line_of, ways_of
+from vademecum.editing.locating import tokens_of
 from vademecum.editing.overlay import Overlay, Written
+from vademecum.editing.reading import batches, measures_of
 from vademecum.memory.base import Built
 from vademecum.memory.layers import chosen_layers
 
@@ -79,9 +81,15 @@ def _learned(
 ) -> tuple[AsEntries, tuple[Written, ...]]:
     """The content with its rows learned, some facts side by side at a time."""
     rows, written = content.rows.clone(), list(overlay.written)
-    for start in range(0, len(written), TOGETHER):
+    begun = time.perf_counter()
+    values = measures_of(
+        model, host, [tokens_of(tokenizer, one.prompt) for one in overlay.facts[:MEASURED]], content.layers
+    )
+    written = [
+        dataclasses.replace(one, seconds=one.seconds + (time.perf_counter() - begun) / len(written)) for one in written
+    ]
+    for numbers in batches(model, range(len(written)), TOGETHER):
         begun = time.perf_counter()
-        numbers = list(range(start, min(start + TOGETHER, len(written))))
         some = dataclasses.replace(overlay, active=tuple(numbers))
         kind = content.kind(some)
 
@@ -93,12 +101,13 @@ def _learned(
         try:
             built = grafting.extend(model, kind, prepare=prepare)
             tables: list[Any] = [built.parts[layer].rows.weight for layer in content.layers]  # type: ignore[union-attr]
+            # Rows lie in the order in which entries speak.
+            facts = [overlay.written[number].fact for number in some.order]
             lines = [
-                [line_of(tokenizer, text, one.fact.target) for text in ways_of(tokenizer, one.fact)[:WAYS]]
-                for one in some.speaking
+                [line_of(tokenizer, text, fact.target) for text in ways_of(tokenizer, fact)[:WAYS]] for fact in facts
             ]
-            kept = kept_steps(model, tokenizer, [prompt for one in some.speaking for prompt in one.fact.keep])
-            descend(model, host, tables, lines, kept, content.layers[0])
+            kept = kept_steps(model, tokenizer, [prompt for fact in facts for prompt in fact.keep])
+            descend(model, host, tables, lines, kept, content.layers[0], values=values, apart=True)
             rows[list(some.order)] = torch.stack([table.detach().cpu() for table in tables], 1)
         finally:
             off(model, kind)
@@ -106,7 +115,7 @@ def _learned(
         for number in numbers:
             written[number] = dataclasses.replace(written[number], seconds=written[number].seconds + seconds)
         if progress is not None:
-            progress(start + len(numbers), len(written))
+            progress(numbers[-1] + 1, len(written))
     return dataclasses.replace(content, rows=rows), tuple(written)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,9 +16,10 @@ from vademecum import hosts
 from vademecum.editing import prompts
 from vademecum.editing.edit import overlays
 from vademecum.editing.facts import Fact
-from vademecum.editing.learning import TOGETHER, WAYS, descend, kept_steps, line_of, ways_of
+from vademecum.editing.learning import MEASURED, TOGETHER, WAYS, descend, kept_steps, line_of, ways_of
 from vademecum.editing.locating import clean, tokens_of
 from vademecum.editing.overlay import Overlay, Written
+from vademecum.editing.reading import measures_of
 from vademecum.editing.rows import AsRows, banks_of, digest_of, key_of
 from vademecum.memory.bank import Bank
 from vademecum.memory.rewrites import Rewrites
@@ -70,6 +72,8 @@ def into_rows(
         ids=ids,
         differences=tuple(torch.zeros(len(written), width, *bank.row_shape) for bank in banks.values()),
     )
+    texts = [tokens_of(tokenizer, one.fact.prompt) for one in written[:MEASURED]]
+    values = [statistics.fmean(measures_of(model, host, texts, range(host.shape.layers)))] * len(banks)
     for start in range(0, len(written), TOGETHER):
         begun = time.perf_counter()
         numbers = list(range(start, min(start + TOGETHER, len(written))))
@@ -89,7 +93,7 @@ def into_rows(
                 keep = [text for fact in facts for text in fact.keep] + _said_there(model, ids[numbers])
                 kept = kept_steps(model, tokenizer, list(dict.fromkeys(keep)))
                 kept += [tokens_of(tokenizer, text) for fact in facts for text in _held(tokenizer, fact)]
-                descend(model, host, tables, lines, kept, 0, keeping=1.0 / HELD)
+                descend(model, host, tables, lines, kept, 0, values=values, keeping=1.0 / HELD)
         finally:
             if take is not None:
                 take()

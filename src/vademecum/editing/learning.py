@@ -16,12 +16,15 @@ from vademecum.editing.locating import clean, tokens_of
 from vademecum.editing.reading import padded, went_on
 from vademecum.editing.upper import Upper
 
-#: Steps of the rows at most, their size, and the probability of every target token at which they are enough.
-STEPS, STEP_SIZE, ENOUGH = 60, 0.1, 0.9
-#: After so many steps their size is doubled: values of a small host are large, and most hosts are done before.
-DOUBLED = 20
+#: Steps of the rows at most, their size in what a host's values measure, and the probability of every target token at
+#: which they are enough.
+STEPS, STEP_SIZE, ENOUGH = 60, 0.08, 0.9
+#: After so many steps their size is doubled: in few layers much must be said, and most hosts are done before.
+DOUBLED = 15
 #: Facts that are learned side by side, and ways to ask that they learn from.
 TOGETHER, WAYS = 8, 6
+#: Prompts in which is measured what the host's values are like.
+MEASURED = 16
 #: The divergence at which a prompt is kept, and the tokens that it must go on with as before.
 CLOSE, KEPT_TOKENS = 0.02, 3
 #: What the token after the target counts, and the mean divergence there that is fluent enough.
@@ -44,69 +47,131 @@ def descend(
     kept: Sequence[list[int]],
     first: int,
     *,
-    step: float = STEP_SIZE,
+    values: Sequence[float],
     keeping: float = 1.0,
+    apart: bool = False,
 ) -> None:
     """Move ``tables``, which begin at zero, until the targets are said, whichever way they are asked for.
 
     Args:
         model: that reads ``tables``.
         host: the same, seen through its family's names.
-        tables: what is learned.
+        tables: what is learned, ``[facts, ...]``.
         lines: by fact, what to learn from.
         kept: texts after which the model must say what it says now.
         first: the lowest layer that reads ``tables``.
-        step: size of Adam's steps.
+        values: by table, what the host's values measure that it is added to: steps are a share of it.
         keeping: what the divergence after a kept text counts, beside a fact's own loss.
+        apart: no fact needs another's rows, so each is left as it is once it is said well enough, and the others go on
+            without it; what is learned of a fact does not depend on those beside it then. Not so where texts are kept.
     """
-    flat = [line for own in lines for line in own]
     stay = _Stay(model, host, kept, first) if kept else None
-    ids, mask = padded([line.ids for line in flat], left=False)
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    owner = [number for number, own in enumerate(lines) for _ in own]
-    spots = [(row, place) for row, line in enumerate(flat) for place in range(line.begin, len(line.ids))]
-    rows = torch.tensor([row for row, _ in spots], device=ids.device)
-    places = torch.tensor([place for _, place in spots], device=ids.device)
-    wanted = ids[rows, places]
-    # Every fact counts the same, every way to ask it, and every token of its target.
-    share = torch.tensor(
-        [1.0 / (len(lines[owner[row]]) * (len(flat[row].ids) - flat[row].begin)) for row, _ in spots], device=ids.device
-    )
-    # What comes after the target is the host's to say: rows that were read before it still lie in the cache.
-    ends = torch.tensor([len(line.ids) - 1 for line in flat], device=ids.device)
-    asked = torch.unique(torch.cat([places - 1, ends]))
-    upper = Upper(model, host, ids, mask, first, asked)
-    before, ends = torch.searchsorted(asked, places - 1), torch.searchsorted(asked, ends)
-    fair = torch.tensor([1.0 / len(lines[number]) for number in owner], device=ids.device)
-    then: Tensor | None = None
+    asked, going = _Asked(model, host, lines, first), torch.arange(len(lines))
     for table in tables:
         table.requires_grad_(True)
-    optimizer = torch.optim.Adam(tables, lr=step)
+    steps = [STEP_SIZE * value for value in values]
+    optimizer = torch.optim.Adam([{"params": [table], "lr": step} for table, step in zip(tables, steps, strict=True)])
     with torch.enable_grad():
         for number in range(STEPS):
-            for group in optimizer.param_groups:
+            for group, step in zip(optimizer.param_groups, steps, strict=True):
                 group["lr"] = step * 2 ** (number // DOUBLED)
-            logits = upper.logits()
-            log_probability = logits[rows, before].float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
-            now = logits[torch.arange(len(flat), device=ids.device), ends].float().log_softmax(-1)
-            then = now.detach() if then is None else then
-            after = (then.exp() * (then - now)).sum(-1)
-            moved = torch.zeros(0, device=ids.device) if stay is None else stay.divergence()
-            if bool(
-                (log_probability.exp() >= ENOUGH).all()
-                and (moved <= CLOSE).all()
-                and (after * fair).sum() <= FLUENT * len(lines)
-            ):
+            losses, enough = asked.look()
+            moved = losses.new_zeros(0) if stay is None else stay.divergence()
+            if bool(enough.all() and (moved <= CLOSE).all()):
                 break
+            learned = ~enough if apart and stay is None else torch.ones_like(enough)
             # Gradients of the rows alone are asked for: those of the host's weights are never made.
-            loss = keeping * moved.sum() + AFTER * (after * fair).sum() - (log_probability * share).sum()
-            found = torch.autograd.grad(loss, tables)
-            for table, gradient in zip(tables, found, strict=True):
-                table.grad = gradient
-            optimizer.step()
+            found = torch.autograd.grad(keeping * moved.sum() + losses[learned].sum(), tables)
+            chosen = going[learned.cpu()]
+            _step(optimizer, tables, found, chosen)
+            if 2 * len(chosen) <= len(going):
+                asked, going = asked.some(learned.nonzero()[:, 0].tolist()), chosen
     for table in tables:
         table.requires_grad_(False)
         table.grad = None
+
+
+def _step(
+    optimizer: torch.optim.Optimizer, tables: Sequence[nn.Parameter], found: Sequence[Tensor], chosen: Tensor
+) -> None:
+    """Move the rows ``chosen``; others would go on by what Adam remembers of them."""
+    were = [table.detach().clone() for table in tables]
+    for table, gradient in zip(tables, found, strict=True):
+        table.grad = gradient
+    optimizer.step()
+    with torch.no_grad():
+        for table, were_ in zip(tables, were, strict=True):
+            own = chosen.to(table.device)
+            table.copy_(were_.index_copy(0, own, table[own]))
+
+
+class _Asked:
+    """How well the model says what facts want, asked in several ways each."""
+
+    def __init__(
+        self,
+        model: Any,
+        host: hosts.Host,
+        lines: Sequence[Sequence[Line]],
+        first: int,
+        begun: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self._given = (model, host, lines, first)
+        flat = [line for own in lines for line in own]
+        ids, mask = padded([line.ids for line in flat], left=False)
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        owner = [number for number, own in enumerate(lines) for _ in own]
+        spots = [(row, place) for row, line in enumerate(flat) for place in range(line.begin, len(line.ids))]
+        self._rows = torch.tensor([row for row, _ in spots], device=ids.device)
+        places = torch.tensor([place for _, place in spots], device=ids.device)
+        self._wanted = ids[self._rows, places]
+        # Every fact counts the same, every way to ask it, and every token of its target.
+        share = [1.0 / (len(lines[owner[row]]) * (len(flat[row].ids) - flat[row].begin)) for row, _ in spots]
+        self._share = torch.tensor(share, device=ids.device)
+        self._fair = torch.tensor([1.0 / len(lines[number]) for number in owner], device=ids.device)
+        self._owner = torch.tensor(owner, device=ids.device)
+        # What comes after the target is the host's to say: rows that were read before it still lie in the cache.
+        ends = torch.tensor([len(line.ids) - 1 for line in flat], device=ids.device)
+        asked = torch.unique(torch.cat([places - 1, ends]))
+        self._upper = Upper(model, host, ids, mask, first, asked)
+        self._before, self._ends = torch.searchsorted(asked, places - 1), torch.searchsorted(asked, ends)
+        begins = torch.tensor([line.begin - 1 for line in flat], device=ids.device)
+        self._begins = torch.searchsorted(asked, begins)
+        # Each fact's own prompt comes first of its lines.
+        self._own = torch.searchsorted(self._owner, self._owner)
+        self._begun = begun
+
+    def look(self) -> tuple[Tensor, Tensor]:
+        """Each fact's loss ``[F]``, and whether it is said well enough: every token of it, and what comes after.
+
+        A way to ask that the host does not answer as it answers the fact's own prompt may ask something else in its
+        eyes: it is learned from, but not waited for.
+        """
+        logits = self._upper.logits()
+        log_probability = logits[self._rows, self._before].float().log_softmax(-1)
+        said = log_probability.gather(-1, self._wanted[:, None])[:, 0]
+        lines = torch.arange(len(logits), device=logits.device)
+        now = logits[lines, self._ends].float().log_softmax(-1)
+        if self._begun is None:
+            answers = logits[lines, self._begins].argmax(-1)
+            self._begun = now.detach(), answers == answers[self._own]
+        then, same = self._begun
+        after = (then.exp() * (then - now)).sum(-1) * self._fair
+        nothing = said.new_zeros(len(self._given[2]))
+        spoilt = nothing.index_add(0, self._owner, after)
+        unsaid = (said.detach().exp() < ENOUGH) & same[self._rows]
+        missing = nothing.index_add(0, self._owner[self._rows], unsaid.float())
+        losses = AFTER * spoilt - nothing.index_add(0, self._owner[self._rows], said * self._share)
+        return losses, (missing == 0) & (spoilt.detach() <= FLUENT)
+
+    def some(self, numbers: Sequence[int]) -> _Asked:
+        """Of some facts alone, by their numbers here."""
+        model, host, lines, first = self._given
+        begun = None
+        if self._begun is not None:
+            staying = torch.isin(self._owner.cpu(), torch.tensor(numbers)).to(self._owner.device)
+            begun = self._begun[0][staying], self._begun[1][staying]
+        return _Asked(model, host, [lines[number] for number in numbers], first, begun)
 
 
 class _Stay:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,16 @@ from vademecum.attached import ROOT, Memories
 from vademecum.editing.locating import tokens_of
 from vademecum.surgery import knocked_out
 
+T = TypeVar("T")
 #: Texts of a forward that only looks, and how many times as many a GPU looks at, which is idle at so few.
 LOOKED_AT, ON_GPU = 32, 8
+
+
+def batches(model: Any, things: Sequence[T], count: int) -> Iterator[Sequence[T]]:
+    """``things`` in order, ``count`` at a time, or several times as many where the model is on a GPU."""
+    together = count * (ON_GPU if model.device.type == "cuda" else 1)
+    for start in range(0, len(things), together):
+        yield things[start : start + together]
 
 
 def greedy(model: Any, tokenizer: Any, texts: Sequence[str], tokens: int) -> list[str]:
@@ -27,9 +35,8 @@ def greedy(model: Any, tokenizer: Any, texts: Sequence[str], tokens: int) -> lis
 def went_on(model: Any, texts: Sequence[list[int]], tokens: int) -> list[list[int]]:
     """The likeliest ``tokens`` ids after each of ``texts``."""
     said: list[list[int]] = []
-    together = LOOKED_AT * (ON_GPU if model.device.type == "cuda" else 1)
-    for start in range(0, len(texts), together):
-        ids, mask = padded(texts[start : start + together], left=True)
+    for some in batches(model, texts, LOOKED_AT):
+        ids, mask = padded(some, left=True)
         ids, mask = ids.to(model.device), mask.to(model.device)
         with torch.no_grad():
             out = model.generate(input_ids=ids, attention_mask=mask, generation_config=_plain(model, tokens))
@@ -70,26 +77,45 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
 
 def states(model: Any, host: hosts.Host, texts: Sequence[tuple[list[int], list[int]]], layers: Sequence[int]) -> Tensor:
     """``[L, P, d]`` what the value projections of ``layers`` read at the places of ``texts``, in their order."""
-    seen: dict[int, Tensor] = {}
     found: list[Tensor] = []
+    for some in batches(model, texts, LOOKED_AT):
+        read, _, _ = _projected(model, host, [one for one, _ in some], layers)
+        for row, (_, places) in enumerate(some):
+            found.append(torch.stack([read[layer][row, places].float().cpu() for layer in layers]))
+    return torch.cat(found, 1)
+
+
+def measures_of(model: Any, host: hosts.Host, texts: Sequence[list[int]], layers: Sequence[int]) -> list[float]:
+    """Root mean square of the values that ``layers`` make of ``texts``, but for a text's first token, which is odd."""
+    _, made, mask = _projected(model, host, texts, layers)
+    inside = mask.bool().clone()
+    inside[:, 0] &= mask.sum(1) < 2
+    return [float(made[layer].float()[inside].square().mean().sqrt()) for layer in layers]
+
+
+def _projected(
+    model: Any, host: hosts.Host, texts: Sequence[list[int]], layers: Sequence[int]
+) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
+    """What the value projections of ``layers`` read and make, and the mask of the texts; no memory speaks."""
+    read: dict[int, Tensor] = {}
+    made: dict[int, Tensor] = {}
+
+    def note(layer: int, given: tuple[Tensor, ...], out: Tensor) -> None:
+        read[layer], made[layer] = given[0].detach(), out.detach()
+
     handles = [
-        host.module(layer, "value").register_forward_pre_hook(
-            lambda _, given, layer=layer: seen.__setitem__(layer, given[0].detach())
-        )
+        host.module(layer, "value").register_forward_hook(lambda _, given, out, layer=layer: note(layer, given, out))
         for layer in layers
     ]
+    ids, mask = padded(texts, left=False)
+    ids, mask = ids.to(model.device), mask.to(model.device)
     try:
-        for start in range(0, len(texts), LOOKED_AT):
-            some = texts[start : start + LOOKED_AT]
-            ids, mask = padded([one for one, _ in some], left=False)
-            with torch.no_grad(), silent(model):
-                host.base(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
-            for row, (_, places) in enumerate(some):
-                found.append(torch.stack([seen[layer][row, places].float().cpu() for layer in layers]))
+        with torch.no_grad(), silent(model):
+            host.base(input_ids=ids, attention_mask=mask, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    return torch.cat(found, 1)
+    return read, made, mask
 
 
 @contextmanager

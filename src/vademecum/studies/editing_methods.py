@@ -300,8 +300,9 @@ def _trained(
                 for row, line in enumerate(lines)
                 for place in range(line.begin, len(line.ids))
             ]
-            lost.append(-torch.stack(said).mean())
-            found = torch.autograd.grad(lost[-1], list(weights))
+            loss = -torch.stack(said).mean()
+            lost.append(loss.detach())
+            found = torch.autograd.grad(loss, list(weights))
             for weight, gradient in zip(weights, found, strict=True):
                 weight.grad = gradient
             optimizer.step()
