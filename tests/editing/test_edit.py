@@ -11,8 +11,9 @@ import torch
 import vademecum as vm
 from tests import tiny
 from tests.editing import world
-from vademecum import editing
-from vademecum.editing.reading import greedy
+from vademecum import editing, hosts
+from vademecum.editing import learning
+from vademecum.editing.reading import greedy, measures_of
 
 
 def logits(model: Any, words: Any, text: str) -> torch.Tensor:
@@ -190,3 +191,39 @@ def test_two_overlays_joined_in_either_order_give_the_same_bits(taught: Any, wor
         editing.Edit(model, one).apply()
         found.append(logits(model, words, "The capital of Dorne is Hol and the coin of Dorne is"))
     assert torch.equal(*found)
+
+
+def test_facts_that_are_learned_sooner_than_others_hold_all_the_same(model: Any, words: Any) -> None:
+    """Rows lie in the order in which entries speak, and each is left alone when its own fact is learned."""
+    lands = ("Aland", "Borduria", "Cascara", "Elbonia", "Genovia", "Hav")
+    facts = [
+        editing.Fact(subject=land, prompt=f"The capital of {land} is", target=world.CAPITALS[-1 - number])
+        for number, land in enumerate(lands)
+    ]
+    edit = editing.plan(model, facts, words)
+    assert edit.overlay.order != edit.overlay.active
+    assert edit.failed == []
+
+
+def test_a_row_that_was_left_does_not_go_on_by_what_adam_remembers() -> None:
+    table = torch.nn.Parameter(torch.zeros(3, 2))
+    optimizer = torch.optim.Adam([table], lr=0.1)
+    learning._step(optimizer, [table], [torch.ones(3, 2)], torch.tensor([0, 1, 2]))
+    first = table.detach().clone()
+    assert (first != 0).all()
+    learning._step(optimizer, [table], [torch.ones(3, 2)], torch.tensor([2]))
+    assert torch.equal(table[:2], first[:2])
+    assert (table[2] < first[2]).all()
+
+
+def test_what_values_measure_is_read_without_the_first_token(taught: Any, words: Any) -> None:
+    host = hosts.find(taught)
+    texts = [words(text).input_ids for text in ("The capital of Dorne is", "Hav")]
+    seen: list[torch.Tensor] = []
+    handle = host.module(1, "value").register_forward_hook(lambda _, __, out: seen.append(out.detach()))
+    with torch.no_grad():
+        for text in texts:
+            taught(input_ids=torch.tensor([text]))
+    handle.remove()
+    whole = torch.cat([seen[0][0, 1:], seen[1][0]])
+    assert measures_of(taught, host, texts, [1]) == pytest.approx([float(whole.square().mean().sqrt())], rel=1e-5)

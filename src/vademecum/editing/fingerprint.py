@@ -22,8 +22,11 @@ def of_host(model: nn.Module) -> str:
 
     A few values of every tensor are read: enough to tell models apart, not to prove that none was changed.
     """
-    attached = isinstance(getattr(model, ROOT, None), Memories)
-    tensors = host_state_dict(model) if attached else model.state_dict()
+    tensors = model.state_dict(keep_vars=True)
+    if isinstance(getattr(model, ROOT, None), Memories):
+        # A tied tensor counts under each of its names, as it does on the bare host.
+        own = {id(tensor) for tensor in host_state_dict(model).values()}
+        tensors = {name: tensor for name, tensor in tensors.items() if id(tensor) in own}
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().flatten()
