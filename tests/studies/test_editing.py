@@ -138,6 +138,7 @@ def test_the_verb_measures_and_goes_on_without_measuring_again(
         ({"preset": "huge"}, "unknown preset 'huge'"),
         ({"preset": "small", "methods": ["magic"]}, "unknown method 'magic'"),
         ({"preset": "small", "counts": [0]}, "expected 1 or more"),
+        ({"preset": "small", "seeds": 0}, "expected 1 or more"),
     ],
 )
 def test_what_is_wrong_in_the_settings_is_named(given: dict[str, Any], message: str) -> None:
@@ -208,3 +209,18 @@ def test_choosing_goes_on_where_it_was(tmp_path: Path) -> None:
         editing_tuning.tuned(editing_methods.LowRank(), tmp_path, measure)
     editing_tuning.tuned(editing_methods.LowRank(), tmp_path, measure)
     assert asked == [1e-4, 3e-4, 1e-3, 1e-3, 3e-3]
+
+
+def test_a_model_that_is_not_there_does_not_take_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(geonames, "lands", lambda: LANDS)
+    monkeypatch.setattr(geonames, "cities", lambda most: [])
+    out = tmp_path / "study"
+    assert cli.main(["study", "editing", "--out", str(out), "--model", str(tmp_path / "nope")]) != 0
+    assert "holds no config.json" in capsys.readouterr().err
+    assert not (out / "study.json").exists()
+
+
+def test_a_method_that_is_named_twice_is_measured_once() -> None:
+    assert study.settings_of("smoke", methods=["entries", "entries"]).methods == ("entries",)

@@ -22,6 +22,8 @@ from vademecum.studies.editing_methods import FineTuning, InThePrompt, LowRank, 
 from vademecum.studies.editing_records import Record
 from vademecum.studies.editing_scores import Texts
 
+#: What says of which model a folder's study is.
+STUDY = "study.json"
 #: Folder of what was measured, a file for each method, number of edits and seed.
 MEASURED = "measured"
 #: The name under which a host that is trained here can be asked for, and its folder in the study's.
@@ -87,12 +89,12 @@ def settings_of(
     wrong = [name for name in methods or () if name not in known]
     if wrong:
         raise ValueError(f"unknown method {wrong[0]!r}; known are {', '.join(known)}.")
-    if min([*(counts or [1]), seeds or 1]) < 1:
-        raise ValueError(f"counts={counts}, seeds={seeds} were given; expected 1 or more.")
+    if min([*(counts or [1]), 1 if seeds is None else seeds]) < 1:
+        raise ValueError(f"counts={list(counts or ())}, seeds={seeds} were given; expected 1 or more of each.")
     return Settings(
         model=model or base.model,
         counts=tuple(sorted(set(counts))) if counts else base.counts,
-        methods=tuple(methods) if methods else base.methods,
+        methods=tuple(dict.fromkeys(methods)) if methods else base.methods,
         seeds=tuple(range(seeds)) if seeds else base.seeds,
     )
 
@@ -106,13 +108,14 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
         ValueError: the folder holds another model's study.
         vademecum.data.Unavailable: facts or texts cannot be fetched.
     """
-    _require_same_model(settings, out)
+    _require_same_model(settings, out)  # before anything is trained or asked
     lands, cities = geonames.lands(), geonames.cities(most=max(300, 4 * max(settings.counts)))
     if settings.model == CITIES:
         cities = geonames.cities(most=editing_host.CITIES)
         host, tokenizer = opened(str(editing_host.trained(out / HOST, lands, cities, echo=echo)), device)
     else:
         host, tokenizer = opened(settings.model, device)
+    files.write_file(out / STUDY, json.dumps(_about(settings)) + "\n")
     plain = _passages(data.sources()["wikipedia"].documents(), PLAIN, seed=0)
     ways = methods(plain)
     todo = [
@@ -240,17 +243,18 @@ def _file(out: Path, method: str, count: int, seed: int) -> Path:
     return out / MEASURED / f"{method}-{count}-seed-{seed}.json"
 
 
+def _about(settings: Settings) -> dict[str, Any]:
+    return {"model": settings.model}
+
+
 def _require_same_model(settings: Settings, out: Path) -> None:
-    kept = out / "study.json"
-    said = {"model": settings.model}
+    kept = out / STUDY
     if kept.is_file():
         there = json.loads(kept.read_text(encoding="utf-8"))
-        if there != said:
+        if there != _about(settings):
             raise ValueError(
                 f"{out} holds a study of {there['model']}, and {settings.model} was given; give another --out."
             )
-    else:
-        files.write_file(kept, json.dumps(said) + "\n")
 
 
 def _texts(records: Sequence[Record], seed: int) -> Texts:
