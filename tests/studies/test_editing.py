@@ -224,3 +224,19 @@ def test_a_model_that_is_not_there_does_not_take_the_folder(
 
 def test_a_method_that_is_named_twice_is_measured_once() -> None:
     assert study.settings_of("smoke", methods=["entries", "entries"]).methods == ("entries",)
+
+
+def test_what_the_host_says_wrongly_already_is_no_target() -> None:
+    cities = [City("Hav", "0", 1), City("Bor", "1", 1), City("Elb", "2", 1)]
+    seas = ("Asia", "Africa", "Europe")
+    lands = [Land(str(n), world.LANDS[n], world.CAPITALS[n], seas[n], world.COINS[n], 1) for n in range(3)]
+
+    def go_on(texts: Any) -> list[str]:
+        return [f" {LANDS[2].name} ." for _ in texts]
+
+    for seed in range(20):
+        records = editing_records.made(lands, cities, go_on, count=9, seed=seed)
+        assert {record.fact.target for record in records if record.relation == "country"} <= {
+            LANDS[0].name,
+            LANDS[1].name,
+        }

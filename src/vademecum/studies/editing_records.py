@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from vademecum.data.geonames import City, Land
 from vademecum.editing import Fact
+from vademecum.editing.facts import says
 
 Go = Callable[[Sequence[str]], list[str]]
 """How the host goes on after texts."""
@@ -142,7 +143,8 @@ def made(lands: Sequence[Land], cities: Sequence[City], go_on: Go, *, count: int
     truths += [("continent", land.name, land.continent) for land in lands]
     truths += [("country", city.name, by_code[city.land].name) for city in cities if city.land in by_code]
     said = go_on([RELATIONS[name].prompt.replace("{}", subject) for name, subject, _ in truths])
-    known = {truth for truth, text in zip(truths, said, strict=True) if text.strip().startswith(truth[2])}
+    answers = dict(zip(truths, said, strict=True))
+    known = {truth for truth, text in answers.items() if text.strip().startswith(truth[2])}
     objects = {name: sorted({answer for other, _, answer in truths if other == name}) for name in RELATIONS}
     order = draw.sample(truths, len(truths))
     order.sort(key=lambda truth: truth not in known)
@@ -153,8 +155,14 @@ def made(lands: Sequence[Land], cities: Sequence[City], go_on: Go, *, count: int
     records: list[Record] = []
     for name, subject, true in chosen.values():
         relation = RELATIONS[name]
-        # An answer that holds the subject, or is held by it, would be found in the prompt.
-        free = [one for one in objects[name] if one != true and subject not in one and one not in subject]
+        # An answer that holds the subject, or is held by it, would be found in the prompt; one that the host gives
+        # already, where it does not know the truth, would be no edit.
+        already = answers[name, subject, true]
+        free = [
+            one
+            for one in objects[name]
+            if one != true and subject not in one and one not in subject and not says(already, one)
+        ]
         target = draw.choice(free)
         fact = Fact(subject=subject, prompt=relation.prompt.replace("{}", subject), target=target)
         near = [other for other in known if other[0] == name and other[1] not in chosen]
