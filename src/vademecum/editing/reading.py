@@ -80,8 +80,10 @@ def states(model: Any, host: hosts.Host, texts: Sequence[tuple[list[int], list[i
     found: list[Tensor] = []
     for some in batches(model, texts, LOOKED_AT):
         read, _, _ = _projected(model, host, [one for one, _ in some], layers)
-        for row, (_, places) in enumerate(some):
-            found.append(torch.stack([read[layer][row, places].float().cpu() for layer in layers]))
+        rows = [row for row, (_, places) in enumerate(some) for _ in places]
+        places = [place for _, own in some for place in own]
+        # One copy for all of a batch: from a GPU every copy waits for what was asked of it before.
+        found.append(torch.stack([read[layer][rows, places].float() for layer in layers]).cpu())
     return torch.cat(found, 1)
 
 
