@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +13,14 @@ from torch import Tensor, nn
 
 from vademecum import hosts
 from vademecum.editing import Fact, plan, prompts
-from vademecum.editing.learning import line_of
+from vademecum.editing.learning import WAYS, Line, line_of
 from vademecum.editing.locating import spelled, tokens_of
 from vademecum.editing.reading import as_it_was, padded
 
 Progress = Callable[[int, int], None]
-#: Facts that a method which trains weights learns from at a time; how often it comes by each, and the mean loss of a
-#: target's token, through all facts once, at which that is often enough.
-BATCH, EPOCHS, LEARNED = 16, 25, 0.05
+#: Facts that a method which trains weights learns from at a time; how often it comes by each and how many steps it
+#: takes at least, and the mean loss of a target's token, through all facts once, at which that is often enough.
+BATCH, EPOCHS, STEPS, LEARNED = 16, 25, 200, 0.05
 
 
 class Method(ABC):
@@ -229,15 +230,10 @@ class RankOne(Method):
         try:
             for _ in range(self.steps):
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
-                said = [
-                    logits[row, place - 1, line.ids[place]]
-                    for row, line in enumerate(lines)
-                    for place in range(line.begin, len(line.ids))
-                ]
                 before = before or [logits[-1, end].detach()]
                 apart = (before[0].exp() * (before[0] - logits[-1, end])).sum()
                 far = delta.square().sum() / seen[0][0].square().sum()
-                loss = -torch.stack(said).mean() + self.divergence * apart + self.decay * far
+                loss = -_said(logits, lines).mean() + self.divergence * apart + self.decay * far
                 (delta.grad,) = torch.autograd.grad(loss, [delta])
                 optimizer.step()
                 with torch.no_grad():
@@ -246,6 +242,15 @@ class RankOne(Method):
             handle.remove()
         now = seen[0][: len(lines)].mean(0)
         return now + delta.detach(), now
+
+
+def _said(logits: Tensor, lines: Sequence[Line]) -> Tensor:
+    """Log probability of every token of the targets, whose lines come first in ``logits`` ``[B, T, V]``."""
+    spots = [(row, place) for row, line in enumerate(lines) for place in range(line.begin, len(line.ids))]
+    rows = torch.tensor([row for row, _ in spots], device=logits.device)
+    places = torch.tensor([place - 1 for _, place in spots], device=logits.device)
+    wanted = torch.tensor([lines[row].ids[place] for row, place in spots], device=logits.device)
+    return logits[rows, places, wanted]
 
 
 def _asked_in_ways(fact: Fact) -> list[str]:
@@ -286,7 +291,9 @@ def _trained(
 ) -> None:
     """Teach ``facts`` by Adam on ``weights``, a few at a time, each in turn asked for in another way, until learned."""
     optimizer = torch.optim.Adam(weights, lr=lr)
-    for epoch in range(EPOCHS):
+    epochs = max(EPOCHS, math.ceil(STEPS * BATCH / len(facts)) if len(facts) > BATCH else STEPS)
+    past: list[float] = []
+    for epoch in range(epochs):
         lost: list[Tensor] = []
         for start in range(0, len(facts), BATCH):
             lines = []
@@ -295,19 +302,16 @@ def _trained(
                 lines.append(line_of(tokenizer, ways[epoch % len(ways)].replace("{}", fact.subject), fact.target))
             ids, mask = _batch(model, [line.ids for line in lines])
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
-            said = [
-                logits[row, place - 1, line.ids[place]]
-                for row, line in enumerate(lines)
-                for place in range(line.begin, len(line.ids))
-            ]
-            loss = -torch.stack(said).mean()
+            loss = -_said(logits, lines).mean()
             lost.append(loss.detach())
             found = torch.autograd.grad(loss, list(weights))
             for weight, gradient in zip(weights, found, strict=True):
                 weight.grad = gradient
             optimizer.step()
-        progress((epoch + 1) * len(facts) // EPOCHS, len(facts))
-        if sum(map(float, lost)) <= LEARNED * len(lost):
+        progress((epoch + 1) * len(facts) // epochs, len(facts))
+        past.append(sum(map(float, lost)) / len(lost))
+        # Every epoch asks in one way; all of them are to be learned.
+        if len(past) >= WAYS and max(past[-WAYS:]) <= LEARNED:
             break
     progress(len(facts), len(facts))
     for weight in weights:

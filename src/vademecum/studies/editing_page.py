@@ -40,8 +40,9 @@ LIMITS = (
     "One edit is the mean of six, each alone on a fresh model. The fact in the prompt is put there for its own "
     "questions alone, as a retriever that never errs would, so its neighbours are asked with it as well.",
     "Where more than 500 edits are in place, 500 of them are asked about, evenly drawn from the first to the last.",
-    "Methods with settings have those that did best on 24 facts of another draw, by the harmonic mean of efficacy, "
-    "paraphrases, same subject and neighbours; entries and the prompt have none.",
+    "Methods with settings have those that did best on 24 facts of another draw, by the harmonic mean of "
+    "what holds (efficacy and paraphrases) and what stays (same subject and neighbours); entries and the prompt have "
+    "none.",
     "Intervals are Student\u2019s t, 95 %, over seeds, which draw facts and targets; many numbers are looked at and "
     "the intervals are not widened for that.",
 )

@@ -13,8 +13,8 @@ from vademecum.studies.editing_methods import Method
 
 #: Folder of what was tried, a file for each method.
 TUNED = "tuned"
-#: Measures that are weighed against each other, each as much as the others: what shall hold, and what shall stay.
-WEIGHED = ("efficacy", "paraphrase, all", "same subject", "neighbours")
+#: Measures that are weighed against each other: of what shall hold, and of what shall stay.
+HOLDS, STAYS = ("efficacy", "paraphrase, all"), ("same subject", "neighbours")
 Measure = Callable[[Method], Mapping[str, Any]]
 
 
@@ -34,15 +34,19 @@ def tuned(method: Method, out: Path, measure: Measure) -> Method:
     for candidate in candidates[len(tried) :]:
         scores = measure(candidate)
         line = {"settings": dict(candidate.settings), "weighed": weighed(scores)}
-        tried.append(line | {name: scores[name] for name in WEIGHED})
+        tried.append(line | {name: scores[name] for name in (*HOLDS, *STAYS)})
         files.write_file(path, json.dumps(tried, indent=1) + "\n")
     best = max(range(len(candidates)), key=lambda number: tried[number]["weighed"])
     return candidates[best]
 
 
 def weighed(scores: Mapping[str, Any]) -> float:
-    """Harmonic mean of :data:`WEIGHED`, as ROME's evaluation weighs (arXiv:2202.05262, section 3.4); 0 where one is."""
-    return float(statistics.harmonic_mean([scores[name] for name in WEIGHED if scores[name] is not None]))
+    """Harmonic mean of the means of :data:`HOLDS` and of :data:`STAYS`, so that neither alone is worth anything.
+
+    ROME's evaluation weighs by a harmonic mean, too (arXiv:2202.05262, section 3.4).
+    """
+    both = [[scores[name] for name in names if scores[name] is not None] for names in (HOLDS, STAYS)]
+    return float(statistics.harmonic_mean([statistics.fmean(one) for one in both if one]))
 
 
 def chosen(out: Path) -> dict[str, dict[str, Any]]:
