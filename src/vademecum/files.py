@@ -29,6 +29,7 @@ __all__ = [
     "read_lines",
     "read_pointer",
     "sha256",
+    "short",
     "verify_folder",
     "write_file",
     "write_folder",
@@ -49,6 +50,15 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal, read in pieces (any size)."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short(name: str, most: int = 60) -> str:
+    """``name`` cut between two letters to at most so many bytes of UTF-8.
+
+    File systems count bytes, mostly up to 255, and a letter takes up to four; what is written aside has more in front
+    of it or behind.
+    """
+    return name.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
