@@ -28,6 +28,7 @@ __all__ = [
     "move_pointer",
     "read_lines",
     "read_pointer",
+    "require_writable",
     "sha256",
     "short",
     "verify_folder",
@@ -59,6 +60,17 @@ def short(name: str, most: int = 60) -> str:
     of it or behind.
     """
     return name.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OSError where ``folder`` is none, or cannot be made or written into: before hours of work end there."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(f"{folder} cannot be written: {place} is a file; give another folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written: {place} is read-only; give another folder.")
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:

@@ -246,6 +246,25 @@ def test_pictures_that_changed_are_told_before_a_codec_is_made(tmp_path: Path, m
         train(tmp_path, tmp_path / "run")
 
 
+def test_where_nothing_can_be_written_is_told_before_anything_is_made(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vademecum.images.making.codec_for", lambda *_, **__: pytest.fail("a codec was made"))
+    monkeypatch.setattr(commands, "draw", lambda *_, **__: pytest.fail("pictures were drawn"))
+    (tmp_path / "file").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)
+        with pytest.raises(PermissionError, match="is read-only; give another folder"):
+            train(place, tmp_path / "run")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(NotADirectoryError, match="file is a file; give another folder"):
+            train(place, out)
+    with pytest.raises(NotADirectoryError, match="file is a file"):
+        commands.sample(place / "run", out=tmp_path / "file" / "a.png")
+    with pytest.raises(IsADirectoryError, match=r"is a folder; give a PNG file, such as .*drawn-seed-0\.png"):
+        commands.sample(place / "run", out=tmp_path)
+
+
 def as_before(run: Path, place: Path) -> None:
     """Make ``run.json`` what it was before it had notes."""
     content = json.loads((run / "run.json").read_text())

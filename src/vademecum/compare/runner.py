@@ -46,6 +46,7 @@ def run(plan: Plan, folder: Path, *, command: str = "", fall_back: bool = False)
             none then holds none.
         KeyboardInterrupt: Ctrl-C; everything is saved and the same command goes on.
     """
+    files.require_writable(folder)
     plan = shares.resolve(plan)
     _require_settings(plan, folder)
     read, built = plan.medium.materials(plan), entrants.measured(plan)

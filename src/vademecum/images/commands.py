@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from vademecum import devices, kinds
+from vademecum import devices, files, kinds
 from vademecum.images import completing, drawing, making
 from vademecum.images.codec import Codec, reconstruction
 from vademecum.images.grey import Grey
@@ -268,8 +268,13 @@ def sample(
         raise ValueError(f"given={given} was given; expected a share of the picture above 0 and below 1, such as 0.5.")
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed={seed} was given; expected a whole number from 0 to 2**63 - 1, such as 0.")
+    name = f"{'completed' if complete else 'drawn'}-seed-{seed}.png"
+    path = Path(out) if out else Path(run) / SAMPLES / name
     sampling = sampling or Sampling()
     found = load(run, device)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a PNG file, such as {path / name}.")
+    files.require_writable(path.parent)
     sampling.require(found.vocabulary.drop)
     wanted = [found.vocabulary.label(name) for name in classes or found.vocabulary.classes]
     labels = np.repeat(np.array(wanted, dtype=np.int64), count)
@@ -295,8 +300,6 @@ def sample(
         image = by_class(pictures, labels, found.vocabulary, scale)
     else:
         image = completing.shown(found, originals, pictures, labels, rows, scale)
-    name = f"{'completed' if complete else 'drawn'}-seed-{seed}.png"
-    path = Path(out) if out else Path(run) / SAMPLES / name
     drawing.save(path, image)
     echo(f"{len(labels)} pictures in {path}.")
     return path

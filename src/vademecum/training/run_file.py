@@ -188,10 +188,11 @@ def _plain(value: Any) -> Any:
 
 
 def require_free(folder: Path, kept: Collection[str]) -> None:
-    """Raise ValueError for a folder that holds no run and is not empty; nothing is written.
+    """Raise ValueError for a folder that holds no run and is not empty, OSError for one that cannot be written.
 
-    ``kept`` are names that a run which was killed at its start may have left.
+    Nothing is written. ``kept`` are names that a run which was killed at its start may have left.
     """
+    files.require_writable(folder)
     if folder.is_dir() and not (folder / FILE).is_file():
         _require_unstarted(folder, kept)
 
