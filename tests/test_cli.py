@@ -114,6 +114,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     ("error", "code", "says"),
     [
         (files.Damaged("x is damaged."), 2, "x is damaged."),
+        (ModuleNotFoundError("run pip install 'vademecum[images]'"), 2, "vademecum: run pip install"),
         (OSError(errno.ENOSPC, "No space left on device", "x/y"), 2, "the disk is full while writing x/y"),
         (KeyboardInterrupt("saved; the same command goes on."), 130, "the same command goes on"),
     ],
@@ -129,10 +130,11 @@ def test_what_goes_wrong_inside_a_verb_is_told(
     assert says in capsys.readouterr().err
 
 
-def test_an_error_that_is_not_the_users_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError("No module named 'a'", name="a")])
+def test_an_error_that_is_not_the_users_is_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
+        raise error
 
     monkeypatch.setattr(commands, "generate", fail)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error)):
         cli.main(["generate", "x"])

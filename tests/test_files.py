@@ -396,3 +396,12 @@ def test_a_line_cut_short_spoils_only_itself(tmp_path: Path) -> None:
 def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     files.append_line(tmp_path / "l", {"loss": float("nan"), "all": [float("inf"), 1.0]})
     assert files.read_lines(tmp_path / "l") == [{"loss": None, "all": [None, 1.0]}]
+
+
+@given(st.text(max_size=80), st.integers(4, 60))
+def test_a_name_is_cut_between_letters_to_so_many_bytes(name: str, most: int) -> None:
+    name = name.encode("utf-8", "replace").decode()
+    cut = files.short(name, most)
+    assert name.startswith(cut)
+    assert len(cut.encode()) <= most
+    assert cut == name or len(name[: len(cut) + 1].encode()) > most

@@ -28,7 +28,9 @@ __all__ = [
     "move_pointer",
     "read_lines",
     "read_pointer",
+    "require_writable",
     "sha256",
+    "short",
     "verify_folder",
     "write_file",
     "write_folder",
@@ -49,6 +51,26 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal, read in pieces (any size)."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short(name: str, most: int = 60) -> str:
+    """``name`` cut between two letters to at most so many bytes of UTF-8.
+
+    File systems count bytes, mostly up to 255, and a letter takes up to four; what is written aside has more in front
+    of it or behind.
+    """
+    return name.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OSError where ``folder`` is none, or cannot be made or written into: before hours of work end there."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(f"{folder} cannot be written: {place} is a file; give another folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written: {place} is read-only; give another folder.")
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:

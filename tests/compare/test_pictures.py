@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from tests.images import bars
 
 from vademecum.compare import picturing, runner
-from vademecum.compare.media import from_dict
+from vademecum.compare.media import from_dict, pictures_page
 from vademecum.compare.media.pictures import Pictures
 from vademecum.compare.plan import PRESETS, Plan
+from vademecum.pages import style
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,29 @@ def test_a_plan_that_does_not_fit_its_pictures_is_refused(tmp_path: Path) -> Non
         plan = picturing.plan_of("smoke", source=str(tmp_path / "bars"))
         with pytest.raises(ValueError, match="needs vocab_size=8"):
             plan.medium.material(dataclasses.replace(plan, vocab_size=9), plan.data[0])
+
+
+def test_pictures_that_cannot_be_judged_are_refused_before_a_codec_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars.folder(tmp_path / "bars", count=9)
+    monkeypatch.setattr("vademecum.images.making.codec_for", lambda *_, **__: pytest.fail("a codec was made"))
+    with pytest.raises(ValueError, match="bars holds out 3 pictures, and 4 are needed"):
+        picturing.plan_of("smoke", source=str(tmp_path / "bars"))
+    with pytest.raises(ValueError, match="size=0"):
+        picturing.plan_of("smoke", source=str(tmp_path / "bars"), size=0)
+
+
+def test_a_class_with_dollars_in_its_name_is_drawn_as_it_is(done: Any) -> None:
+    _, out, _, _ = done
+    found = json.loads((out / "results.json").read_text())
+    sample = found["samples"]["bars"]
+    for name in ("$a_b$", "$^$ & 50"):
+        sample["classes"][0] = name
+        for drawing in pictures_page.drawings({**found, "samples": {"bars": sample}}):
+            assert style.png(drawing.figure)
+            svg = style.svg(drawing.figure, drawing.name)
+            assert (escape(name) in svg) == drawing.name.startswith("slots-by-class")
 
 
 def test_an_extractor_is_tried_before_anything_is_trained_and_not_needed_to_read_a_plan(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from vademecum.compare import figures, inside, report, results, tables
 from vademecum.compare.stats import Estimate
+from vademecum.pages import style
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +186,19 @@ def test_panels_stand_at_most_three_in_a_row_however_many_arms_there_are(panels:
     assert len(axes) == panels
     assert tuple(figure.get_size_inches()) == (3.0 * min(3, panels), 2.0 * -(-panels // 3))
     assert sum(axis.get_visible() for axis in figure.axes) == panels
+
+
+def test_powers_on_log_axes_are_letters_and_no_formulas() -> None:
+    with style.styled():
+        figure, (left, right) = style.canvas(columns=2)
+        left.plot([1e-3, 1, 100], [2, 3, 3.9])
+        left.set_xscale("log")
+        left.set_yscale("log")
+        right.plot([0, 1, 2], [0, 1e-2, 30])
+        right.set_yscale("symlog", linthresh=1e-3)
+        right.set_title("$a_b$")
+    svg = style.svg(figure, "x")
+    for shown in ("10\u207b\u00b3", "2\u00d710\u2070", "10\u00b9", ">0<", "$a_b$"):
+        assert shown in svg
+    assert "mathdefault" not in svg
+    assert style.svg(figure, "x") == svg

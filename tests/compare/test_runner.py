@@ -18,6 +18,7 @@ from vademecum import data, files
 from vademecum.compare import commands, entrants, probe, progress, questions, results, runner
 from vademecum.compare.arms import ARMS, Arm
 from vademecum.compare.media import text as text_medium
+from vademecum.compare.media.pictures import Pictures
 from vademecum.compare.plan import PRESETS, Plan
 from vademecum.training import Diverged, Run
 
@@ -113,6 +114,24 @@ def test_more_seeds_may_be_added_but_not_another_recipe(text: Path, tmp_path: Pa
     assert results.read(tmp_path / "out")["rows"][1].seeds == 2
     with pytest.raises(ValueError, match="size = 2, and 3 was given"):
         runner.run(small(text, size=3), tmp_path / "out")
+    other = dataclasses.replace(small(text), recipe=dataclasses.replace(small(text).recipe, steps=9))
+    with pytest.raises(ValueError, match=r"a comparison with recipe\.steps = 8, and 9 was given"):
+        runner.run(other, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"a comparison with medium\.form = text, and pictures was given"):
+        runner.run(dataclasses.replace(small(text), medium=Pictures()), tmp_path / "out")
+
+
+def test_a_plan_that_is_refused_leaves_the_folder_to_another(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="neither a source nor a file"):
+        runner.run(commands.plan_of("smoke", arms=["dense"], data=[str(tmp_path / "gone")]), tmp_path / "out")
+    two = "token_ffn:replace=true+moe:replace=true"
+    with pytest.raises(ValueError):
+        runner.run(commands.plan_of("smoke", arms=["dense", two], data=[str(text)]), tmp_path / "out")
+    with pytest.raises(ValueError, match="size=0"):
+        small(text, size=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupt_saves_every_arm_and_says_how_to_go_on(
@@ -250,6 +269,15 @@ def test_texts_are_kept_with_the_prompt_they_go_on_from() -> None:
 def test_sources_that_would_share_a_folder_are_refused() -> None:
     with pytest.raises(ValueError, match="would share the folder a_b"):
         commands.plan_of("smoke", data=["a/b", "a_b"])
+
+
+def test_a_source_with_a_long_name_gets_a_folder_and_its_own(tmp_path: Path) -> None:
+    long = ["/" + "\u6f22" * 90 + f"/{number}" for number in (1, 2)]
+    plan = commands.plan_of("smoke", data=long)
+    places = [runner.run_folder(tmp_path, source, 0, "dense") for source in plan.data]
+    assert len(set(places)) == 2
+    for place in places:
+        place.mkdir(parents=True)
 
 
 def test_steps_made_before_are_not_counted_as_speed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from tests.images import bars
+from tests.images import bars, making
+from vademecum import files
 from vademecum.cli.app import app
-from vademecum.images import commands
+from vademecum.images import commands, completing
+from vademecum.images.pictures import prepare
 from vademecum.images.sampling import Sampling
-from vademecum.training import Recipe
+from vademecum.training import Interrupted, Recipe, run_file
 from vademecum.training import commands as text_commands
 
 
@@ -37,8 +39,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(place: Path, out: Path, **settings: Any) -> list[str]:
     said: list[str] = []
-    given = {"codec": "grey:levels=3", "side": 8, "size": 1, "recipe": recipe(), **settings}
-    commands.train(out=out, source=place / "bars", cache=place / "cache", echo=said.append, **given)
+    given = {"codec": "grey:levels=3", "side": 8, "size": 1, "recipe": recipe(), "source": place / "bars", **settings}
+    commands.train(out=out, cache=place / "cache", echo=said.append, **given)
     return said
 
 
@@ -129,6 +131,8 @@ def test_text_and_pictures_are_not_mistaken_for_one_another(place: Path, tmp_pat
         ({"classes": ["zebra"]}, "no class 'zebra'"),
         ({"count": 0}, "count=0"),
         ({"given": 1.0, "complete": "bars"}, "given=1.0"),
+        ({"seed": 2**63}, r"seed=9223372036854775808 was given; expected a whole number from 0 to 2\*\*63 - 1"),
+        ({"seed": -1}, "seed=-1"),
     ],
 )
 def test_draws_that_cannot_be_are_refused(place: Path, settings: dict[str, Any], said: str) -> None:
@@ -189,3 +193,149 @@ def test_a_grid_that_was_not_drawn_is_drawn_when_the_run_is_opened_again(place: 
     assert grid.read_bytes() == before
     with pytest.raises(ValueError, match="sample_every=-5"):
         train(place, tmp_path / "other", sample_every=-5)
+
+
+def foreign(place: Path, out: Path) -> None:
+    train(place, out, size=2)
+
+
+def thesis(place: Path, out: Path) -> None:
+    files.write_file(out / "thesis.tex", "x")
+
+
+def text(place: Path, out: Path) -> None:
+    files.write_file(out / "run.json", json.dumps({"format": 1, "data": {"end_id": 0}, "description": {}}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "before", "said"),
+    [
+        ({"recipe": lambda length: Recipe(steps=0, length=length)}, None, "steps=0"),
+        ({"drop": 0.0, "sampling": Sampling(guidance=2.0)}, None, "trained with drop=0"),
+        ({"size": 0}, None, "size=0"),
+        ({"codec": "learned:8x8x8,steps=0"}, None, "steps=0"),
+        ({}, thesis, r"thesis\.tex"),
+        ({}, foreign, r"description\.size = 2, and 1 was given"),
+        ({"codec": "grey:levels=4"}, lambda place, out: train(place, out), r"data\.vocab_size = 7, and 8 was given"),
+        ({"memory": ["move:slots=2"]}, lambda place, out: train(place, out), "memory = "),
+        ({}, text, "a run on text"),
+    ],
+)
+def test_what_makes_no_run_is_told_before_a_codec_is_made(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], before: Any, said: str
+) -> None:
+    if before is not None:
+        before(place, tmp_path / "run")
+    monkeypatch.setattr("vademecum.images.making.codec_for", lambda *_, **__: pytest.fail("a codec was made"))
+    with pytest.raises(ValueError, match=said):
+        train(place, tmp_path / "run", **changes)
+
+
+def test_pictures_that_changed_are_told_before_a_codec_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars.folder(tmp_path / "bars")
+    train(tmp_path, tmp_path / "run")
+    (tmp_path / "bars" / "lying" / "000.png").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("vademecum.images.making.codec_for", lambda *_, **__: pytest.fail("a codec was made"))
+        with pytest.raises(ValueError, match=r"other pictures \(.*84 \+ 6.*\), and .*were given; give those"):
+            train(tmp_path, tmp_path / "run")
+    notes = json.loads((tmp_path / "run" / "run.json").read_text())
+    del notes["notes"]["pictures"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(notes))
+    with pytest.raises(ValueError, match=r"data\.key = \w+ \(bars: your own pictures.*\), and \w+ was given"):
+        train(tmp_path, tmp_path / "run")
+
+
+def test_where_nothing_can_be_written_is_told_before_anything_is_made(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vademecum.images.making.codec_for", lambda *_, **__: pytest.fail("a codec was made"))
+    monkeypatch.setattr(commands, "draw", lambda *_, **__: pytest.fail("pictures were drawn"))
+    (tmp_path / "file").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)
+        with pytest.raises(PermissionError, match="is read-only; give another folder"):
+            train(place, tmp_path / "run")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(NotADirectoryError, match="file is a file; give another folder"):
+            train(place, out)
+    with pytest.raises(NotADirectoryError, match="file is a file"):
+        commands.sample(place / "run", out=tmp_path / "file" / "a.png")
+    with pytest.raises(IsADirectoryError, match=r"is a folder; give a PNG file, such as .*drawn-seed-0\.png"):
+        commands.sample(place / "run", out=tmp_path)
+
+
+def as_before(run: Path, place: Path) -> None:
+    """Make ``run.json`` what it was before it had notes."""
+    content = json.loads((run / "run.json").read_text())
+    about = content.pop("notes")["data"]
+    content["data"] |= {"name": "bars", "description": about}
+    content["description"] |= {"pictures": str(place / "bars")}
+    (run / "run.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["today", "without notes"])
+def test_a_run_goes_on_whatever_else_lies_beside_its_pictures_and_wherever_they_are(
+    tmp_path: Path, before: bool
+) -> None:
+    bars.folder(tmp_path / "bars")
+    train(tmp_path, tmp_path / "run")
+    if before:
+        as_before(tmp_path / "run", tmp_path)
+    (tmp_path / "bars" / ".DS_Store").touch()
+    (tmp_path / "bars" / "lying" / "notes.txt").write_text("x")
+    assert any("goes on after step 6" in line for line in train(tmp_path, tmp_path / "run"))
+    (tmp_path / "bars").rename(tmp_path / "moved")
+    assert any("goes on after step 6" in line for line in train(tmp_path, tmp_path / "run", source=tmp_path / "moved"))
+
+
+@pytest.mark.parametrize("grey", [True, None])
+@pytest.mark.parametrize("codec", ["grey:levels=3", "learned:3x3,width=8,steps=1"])
+def test_completions_begin_with_held_out_pictures_in_whatever_form_the_run_took_them(
+    tmp_path: Path, codec: str, grey: bool | None
+) -> None:
+    source = making.folder(tmp_path / "set", count=30)
+    train(tmp_path, tmp_path / "run", source=source, side=12, codec=codec, grey=grey)
+    found = commands.load(tmp_path / "run")
+    shown = completing.originals_of(found, source, [0, 1], 2)
+    held = prepare(source, side=12, grey=grey, progress=False).heldout
+    if found.codec.channels == 1:
+        held = completing.grey_values(held)
+    assert {each.tobytes() for each in shown} <= {each.tobytes() for each in held}
+
+
+def test_a_run_without_notes_completes_pictures(tmp_path: Path) -> None:
+    source = making.folder(tmp_path / "set", count=30)
+    train(tmp_path, tmp_path / "run", source=source, side=12)
+    content = run_file.read(tmp_path / "run")
+    del content["notes"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+    assert commands.sample(tmp_path / "run", count=1, complete=source, echo=lambda _: None).is_file()
+
+
+def test_an_interrupt_while_a_grid_is_drawn_saves_the_run_which_goes_on_with_that_grid(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    settings = {"recipe": recipe(steps=8, checkpoint_every=0), "sample_every": 4}
+    train(place, tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "draw", interrupt)
+        with pytest.raises(Interrupted, match=r"saved in .*000004; the same command goes on"):
+            train(place, tmp_path / "run", **settings)
+    assert any("goes on after step 4 of 8" in line for line in train(place, tmp_path / "run", **settings))
+    grids = [sorted((tmp_path / name / "samples").iterdir()) for name in ("whole", "run")]
+    assert [[path.name for path in each] for each in grids] == [["step-000004.png", "step-000008.png"]] * 2
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*grids, strict=True))
+
+
+@pytest.mark.parametrize(("side", "rows", "height"), [(17, 1, 16), (17, 2, 17), (18, 1, 16), (33, 2, 32)])
+def test_rows_of_tokens_stand_for_as_many_rows_of_pixels_as_the_codec_says(side: int, rows: int, height: int) -> None:
+    from vademecum.images.autoencoder import AutoEncoder, Shape
+    from vademecum.images.grey import Grey
+
+    codec = AutoEncoder(Shape(side=(side, side), channels=1, levels=(4, 4), shrink=16, width=8))
+    assert completing.given_height(codec, rows) == height
+    assert completing.given_height(Grey((side, side)), rows) == rows

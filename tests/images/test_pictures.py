@@ -13,6 +13,8 @@ from vademecum import files
 from vademecum.data.wheels import NoPip, Unavailable
 from vademecum.images import pictures, reading, sources
 from vademecum.images.decoding import UNREADABLE
+from vademecum.images.judge import Schooling, schooled
+from vademecum.images.making import in_tokens
 from vademecum.images.pictures import CLASHES, COPIES, LONELY, Pictures, prepare
 
 
@@ -188,6 +190,20 @@ def test_damage_in_the_cache_is_reported_and_the_pictures_are_made_again(
     assert (name if name != "manifest.json" else str(cached(tmp_path))) in caplog.text
     assert arrays(second) == arrays(first)
     assert files.verify_folder(cached(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["\u6f22" * 80, "\U00020bb7" * 60, "a" + "\u00e9" * 100])
+def test_a_long_name_of_wide_letters_finds_room_in_the_cache(name: str, tmp_path: Path) -> None:
+    made = in_tokens(
+        prepared(folder(tmp_path / name), tmp_path / "cache", side=12), codec="learned:3x3,width=8,steps=1",
+        cache=tmp_path / "cache", progress=False,
+    )  # fmt: skip
+    schooled(made.pictures, schooling=Schooling(steps=1), cache=tmp_path / "cache", progress=False)
+    assert made.pictures.name == name
+    assert [place.name for place in sorted((tmp_path / "cache").iterdir())] == [
+        "codecs", "judges", "pictures", "tokens",
+    ]  # fmt: skip
+    assert all(len(path.name.encode()) <= 80 for path in (tmp_path / "cache").rglob("*"))
 
 
 def test_a_path_means_a_folder_even_if_it_is_called_like_a_named_set(

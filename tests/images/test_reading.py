@@ -291,6 +291,28 @@ def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
     assert len(reading.read(listed, 8, progress=False).labels) == 4
 
 
+def test_names_that_are_no_text_and_would_be_alike_are_numbered(tmp_path: Path) -> None:
+    base = folder(tmp_path / "set", ("caf?", "caf? (3)", "one", "two"), count=2)
+    try:
+        for name, broken in (("one", b"caf\xe9"), ("two", b"caf\xe8")):
+            os.rename(os.fsencode(base / name), os.fsencode(base) + b"/" + broken)
+    except OSError:
+        pytest.skip("this file system takes names of text only")
+    listed = reading.listing(base)
+    assert {name: len(paths) for name, paths in listed.classes.items()} == {
+        "caf?": 2, "caf? (3)": 2, "caf? (2)": 2, "caf? (4)": 2,
+    }  # fmt: skip
+    assert len(set(reading.read(listed, 8, progress=False).labels.tolist())) == 4
+
+
+def test_classes_that_differ_in_case_are_two(tmp_path: Path) -> None:
+    base = folder(tmp_path / "set", ("cats", "dogs"), count=2)
+    if (base / "CATS").exists():
+        pytest.skip("this file system knows no case")
+    (base / "dogs").rename(base / "Cats")
+    assert list(reading.listing(base).classes) == ["Cats", "cats"]
+
+
 def test_the_content_changes_with_any_byte_name_or_class(tmp_path: Path) -> None:
     base = folder(tmp_path / "set", count=2)
     seen = [reading.content(reading.listing(base))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.images import bars
+from vademecum import files
 from vademecum.images.grey import Grey
-from vademecum.images.tokens import PictureTokens, Vocabulary, opened, tokenized
+from vademecum.images.tokens import FILE, FOLDER, PictureTokens, Vocabulary, opened, tokenized
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,27 @@ def test_what_is_kept_beside_a_run_opens_again(tokens: PictureTokens, tmp_path: 
     assert (codec, vocabulary) == (tokens.codec, tokens.vocabulary)
     with pytest.raises(FileNotFoundError, match="not a run on pictures"):
         opened(tmp_path / "other")
+
+
+def test_a_vocabulary_that_is_not_as_it_was_written_is_damaged(tokens: PictureTokens, tmp_path: Path) -> None:
+    tokens.keep(tmp_path)
+    path = tmp_path / FOLDER / FILE
+    whole = path.read_text()
+    for spoilt in (whole[:-9], "", whole.replace("codes", "kodes"), "[]"):
+        path.write_text(spoilt)
+        with pytest.raises(files.Damaged, match=r"vocabulary\.json"):
+            opened(tmp_path)
+        with pytest.raises(files.Damaged, match=r"vocabulary\.json is not a vocabulary of this version"):
+            Vocabulary.read(tmp_path)
+    path.unlink()
+    with pytest.raises(files.Damaged, match=r"vocabulary\.json is missing"):
+        opened(tmp_path)
+
+
+def test_a_run_is_known_by_its_pictures_not_by_what_lies_beside_them(tokens: PictureTokens) -> None:
+    other = dataclasses.replace(tokens, name="moved", description="bars; left out: 1 hidden")
+    assert other.identity() == tokens.identity()
+    assert dataclasses.replace(tokens, key="others").identity() != tokens.identity()
 
 
 def test_an_unknown_class_is_named_with_the_nearest() -> None:

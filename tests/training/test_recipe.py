@@ -12,6 +12,7 @@ from vademecum.training import Recipe
         ("accumulate", 0),
         ("keep", 0),
         ("seed", -1),
+        ("seed", 2**62 + 1),
         ("eval_every", -2),
         ("steps", True),
         ("lr", 0),

@@ -48,7 +48,9 @@ def _explain(error: BaseException, debug: bool) -> int:
         return 2
     if isinstance(error, SystemExit):
         return int(error.code or 0)
-    if isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith("vademecum."):
+    # Where Python itself misses a module the error has its name; ours says what to install.
+    missing = isinstance(error, ModuleNotFoundError) and error.name is None
+    if missing or isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith("vademecum."):
         print(f"vademecum: {_sentence(error)}", file=sys.stderr)
         return 2
     raise error

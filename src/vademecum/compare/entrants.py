@@ -76,14 +76,23 @@ class Entrant:
         }
 
 
-def prepare(plan: Plan, folder: Path) -> dict[str, Entrant]:
-    """Every arm of ``plan`` by name, measured; ``folder`` keeps a calibration by time for when the plan is resumed."""
+def measured(plan: Plan) -> dict[str, Entrant]:
+    """Every arm of ``plan`` by name, with its cost and the plan's steps; one that cannot be built raises."""
     found: dict[str, Entrant] = {}
     for arm in (*plan.arms, *plan.curve):
         width = arms.host_width(arm, plan)
         model = arms.build(arm, plan, seed=plan.seeds[0], ffn_width=width)
-        measured = cost.measure(model, length=plan.recipe.length)
-        found[arm.name] = Entrant(arm, measured, plan.recipe.steps, width, width or arms.dense_width(plan))
+        spent = cost.measure(model, length=plan.recipe.length)
+        found[arm.name] = Entrant(arm, spent, plan.recipe.steps, width, width or arms.dense_width(plan))
+    return found
+
+
+def prepare(plan: Plan, folder: Path, found: dict[str, Entrant] | None = None) -> dict[str, Entrant]:
+    """Arms as :func:`measured` gives them, with the steps that the plan's match gives each.
+
+    ``folder`` keeps a calibration by time for when the plan is resumed.
+    """
+    found = measured(plan) if found is None else found
     if plan.match == "tokens":
         return found
     if plan.match == "flops":

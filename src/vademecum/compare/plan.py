@@ -14,7 +14,7 @@ from vademecum.compare.media import Medium
 from vademecum.compare.media.text import Text
 from vademecum.compare.names import slug
 from vademecum.compare.questions import Question
-from vademecum.training import Recipe
+from vademecum.training import Recipe, presets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,6 +57,7 @@ class Plan:
     medium: Medium = field(default_factory=Text)
 
     def __post_init__(self) -> None:
+        presets.require(self.host, size=self.size, vocab_size=self.vocab_size)
         if self.match not in MATCHES:
             raise ValueError(f"match is '{self.match}'; it must be one of {', '.join(MATCHES)}.")
         if not self.data or not self.arms or not self.seeds:
@@ -96,8 +97,6 @@ class Plan:
 
     def host_model(self, ffn_width: int | None = None) -> PreTrainedModel:
         """A new host, initialised from torch's current random state."""
-        from vademecum.training import presets
-
         return presets.build_host(
             self.host, size=self.size, vocab_size=self.vocab_size, length=self.recipe.length, ffn_width=ffn_width
         )

@@ -27,7 +27,7 @@ from vademecum.compare.plan import MATCHES, Plan
 from vademecum.compare.progress import Progress, progress
 from vademecum.data import Material
 from vademecum.roles import LR_RATIO
-from vademecum.training import CheckpointDamaged, Diverged, Interrupted, Run, checkpoint
+from vademecum.training import CheckpointDamaged, Diverged, Interrupted, Run, checkpoint, run_file
 
 PLAN = "plan.json"
 RESULT = "result.json"
@@ -42,16 +42,18 @@ def run(plan: Plan, folder: Path, *, command: str = "", fall_back: bool = False)
     """Trains what is not trained yet, writes results, figures and report into ``folder``; returns the report's path.
 
     Raises:
-        ValueError: the folder holds a comparison with other settings.
+        ValueError: the folder holds a comparison with other settings, or the plan cannot be run; a folder that held
+            none then holds none.
         KeyboardInterrupt: Ctrl-C; everything is saved and the same command goes on.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.require_writable(folder)
     plan = shares.resolve(plan)
-    _keep(plan, folder)
-    read = plan.medium.materials(plan)
+    _require_settings(plan, folder)
+    read, built = plan.medium.materials(plan), entrants.measured(plan)
+    files.write_file(folder / PLAN, plan.to_json())  # not before: a plan that is refused leaves the folder to another
     corpora, asked = read.corpora, plan
     plan = dataclasses.replace(plan, data=tuple(corpora))
-    entered = entrants.prepare(asked, folder)
+    entered = entrants.prepare(asked, folder, built)
     for source, seed in plan.groups():
         for arm in plan.arms_on(source):
             place = run_folder(folder, source, seed, arm.name)
@@ -92,18 +94,18 @@ def read_plan(folder: Path) -> Plan | None:
         raise files.Damaged(f"{path} is not a plan of this version ({error}): write to a new folder.") from error
 
 
-def _keep(plan: Plan, folder: Path) -> None:
+def _require_settings(plan: Plan, folder: Path) -> None:
     before = read_plan(folder)
-    if before is not None:
-        old, new = before.to_dict(), plan.to_dict()
-        for name in old:
-            if name not in FREE and old[name] != new[name]:
-                raise ValueError(
-                    f"{folder} holds a comparison with {name} = {old[name]}, and {new[name]} was given; repeat "
-                    "its settings "
-                    f"(see {PLAN}), or write to a new folder with --out."
-                )
-    files.write_file(folder / PLAN, plan.to_json())
+    if before is None:
+        return
+    old, new = before.to_dict(), plan.to_dict()
+    for part in old:
+        if part not in FREE and old[part] != new[part]:
+            name, was, given = run_file.first_difference(old[part], new[part], part)
+            raise ValueError(
+                f"{folder} holds a comparison with {name} = {was}, and {given} was given; repeat its settings (see "
+                f"{PLAN}), or write to a new folder with --out."
+            )
 
 
 def _peaks(plan: Plan, folder: Path, entered: Mapping[str, Entrant]) -> dict[str, int | None]:
@@ -157,6 +159,7 @@ def _open(plan: Plan, entrant: Entrant, corpus: Material, place: Path, source: s
             recipe=entrant.recipe(plan, seed),
             description={"arm": entrant.arm.name, "data": source, "host": plan.host, "size": plan.size, "seed": seed},
             fall_back=fall_back,
+            notes=plan.medium.to_dict(),
         )
     except CheckpointDamaged as error:
         if error.last_good is not None:

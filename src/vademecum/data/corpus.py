@@ -243,7 +243,7 @@ def _key(*parts: object) -> str:
 
 
 def _place(cache: Path, name: str, key: str) -> Path:
-    return cache / "tokens" / f"{name[:60]}-{key}"
+    return cache / "tokens" / f"{files.short(name)}-{key}"
 
 
 def _made(

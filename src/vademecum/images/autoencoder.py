@@ -66,6 +66,11 @@ class Shape:
         """Rows and columns of tokens; a side that does not divide is padded inside."""
         return -(-self.side[0] // self.shrink), -(-self.side[1] // self.shrink)
 
+    @property
+    def codes(self) -> int:
+        """Size of the code book: the product of the levels."""
+        return math.prod(self.levels)
+
 
 class _Block(nn.Module):
     """A residual block of two 3 x 3 convolutions."""
@@ -113,13 +118,18 @@ class AutoEncoder(nn.Module):
 
     @property
     def codes(self) -> int:
-        """Size of the code book: the product of the levels."""
-        return math.prod(self.shape.levels)
+        """Size of the code book."""
+        return self.shape.codes
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens."""
         return self.shape.grid
+
+    @property
+    def shrink(self) -> int:
+        """Rows, and columns, of pixels to one of tokens."""
+        return self.shape.shrink
 
     @property
     def side(self) -> tuple[int, int]:

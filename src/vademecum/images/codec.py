@@ -37,6 +37,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def shrink(self) -> int:
+        """Rows, and columns, of pixels to one of tokens; the last may stand for fewer, where a side does not divide."""
+        ...
+
+    @property
     def side(self) -> tuple[int, int]:
         """Height and width of the pictures."""
         ...

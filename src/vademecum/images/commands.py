@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,19 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from vademecum import devices, kinds
-from vademecum.images import completing, drawing
+from vademecum import devices, files, kinds
+from vademecum.images import completing, drawing, making
 from vademecum.images.codec import Codec, reconstruction
-from vademecum.images.making import make
+from vademecum.images.grey import Grey
+from vademecum.images.pictures import Pictures
 from vademecum.images.sampling import Sampling, draw
-from vademecum.images.tokens import Vocabulary, opened
+from vademecum.images.tokens import FOLDER, Vocabulary, opened
 from vademecum.memory import placing
 from vademecum.surgery import attach, memories
 from vademecum.training import presets, run_file
 from vademecum.training.commands import load_model
 from vademecum.training.export import export
+from vademecum.training.interrupt import Interrupted
 from vademecum.training.loop import Run
 from vademecum.training.progress import duration, progress
 from vademecum.training.recipe import MEMORY_SEED, Recipe
@@ -81,16 +85,29 @@ def train(
         raise ValueError(
             f"sample_every={sample_every} was given; expected steps between grids, or 0 for the end alone."
         )
+    # Whatever can be found wrong without a codec is, since learning one takes minutes.
     chosen = [kinds.parse(text) for text in memory]
-    presets.find(host)
+    presets.require(host, size=size)
+    making.require_drop(drop)
     sampling = sampling or Sampling()
+    sampling.require(drop)
     where = devices.chosen(device)
-    made = make(source, codec=codec, side=side, grey=grey, drop=drop, cache=cache)
-    tokens = made.tokens
-    sampling.require(tokens.vocabulary)
-    echo(made.pictures.description)
-    echo(f"Codec: {reconstruction(tokens.codec, made.pictures.heldout)}.")
-    settings = recipe(tokens.length)
+    run_file.require_free(Path(out), (FOLDER,))
+    pictures = making.read(source, codec=codec, side=side, grey=grey, cache=cache)
+    sizes = making.Spec.parse(codec).sizes(pictures)
+    settings = recipe(math.prod(sizes.grid))
+    description = {"host": host, "size": size, "seed": settings.seed, "folder": ""}
+    classes = list(pictures.classes)
+    known = {
+        "memory": [kind.to_dict() for kind in chosen],
+        "recipe": settings.learning(),
+        "data": {"classes": classes, "drop": drop, "vocab_size": sizes.codes + len(classes) + 1},
+        "description": description,
+    }
+    _require_same(Path(out), pictures, known)
+    tokens = making.in_tokens(pictures, codec=codec, drop=drop, cache=cache).tokens
+    echo(pictures.description)
+    echo(f"Codec: {reconstruction(tokens.codec, pictures.heldout)}.")
 
     def build() -> PreTrainedModel:
         with torch.random.fork_rng():
@@ -100,8 +117,15 @@ def train(
             attach(model, *chosen)
         return nn.Module.to(model, where)
 
-    description = {"host": host, "size": size, "seed": settings.seed, "folder": "", "pictures": str(source)}
-    run = Run.open(out, build=build, corpus=tokens, recipe=settings, description=description, fall_back=fall_back)
+    run = Run.open(
+        out,
+        build=build,
+        corpus=tokens,
+        recipe=settings,
+        description=description,
+        fall_back=fall_back,
+        notes={"source": str(source), "side": side, "grey": grey, "pictures": pictures.key},
+    )
     echo(str(memories(run.model)))
     for line in placing.sizes(memories(run.model).banks()):
         echo(line)
@@ -119,10 +143,14 @@ def train(
             drawing.save(path, by_class(tokens.codec.decode(ids), labels, tokens.vocabulary))
 
     try:
-        while not run.done:
-            run.advance(sample_every - run.step % sample_every if sample_every else None, on_step=shown)
-            sampled()
-        sampled()  # where a run was stopped between its last step and its last grid
+        with _saving(run):
+            while True:
+                # Before a step, not after it: a run that was stopped while it drew goes on with that grid.
+                if run.done or (sample_every and run.step and run.step % sample_every == 0):
+                    sampled()
+                if run.done:
+                    break
+                run.advance(sample_every - run.step % sample_every if sample_every else None, on_step=shown)
     finally:
         shown.close()
         run.close()
@@ -135,13 +163,47 @@ def train(
     return run
 
 
+def _require_same(out: Path, pictures: Pictures, known: Mapping[str, Any]) -> None:
+    """Refuse a run in ``out`` that is another than what is ``known`` of the new one before its codec is made."""
+    if not (out / run_file.FILE).is_file():
+        return
+    before = run_file.read(out)
+    if "classes" not in before["data"]:
+        raise ValueError(f"{out} holds a run on text, and pictures were given; write to a new folder.")
+    run_file.require_same(out, known)
+    told = before.get("notes", {})
+    if told.get("pictures", pictures.key) != pictures.key:
+        raise ValueError(
+            f"{out} holds a run on other pictures ({told.get('data')}), and {pictures.description} were given; give "
+            "those it was started with, or write to a new folder."
+        )
+
+
+@contextmanager
+def _saving(run: Run) -> Iterator[None]:
+    """Save a run that is interrupted between its steps, as it saves itself within one."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        saved = run.checkpoint()
+        if saved is None:
+            raise
+        raise Interrupted(f"stopped and saved in {saved}; the same command goes on from there.") from error
+
+
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A run on pictures, ready to draw: ``tokens`` is how many a picture has."""
+    """A run on pictures, ready to draw: ``tokens`` is how many a picture has.
+
+    ``grey`` is what a folder's pictures must be prepared with, so that they are those of the run.
+    """
 
     model: PreTrainedModel
     codec: Codec
     vocabulary: Vocabulary
+    grey: bool | None = None
 
     @property
     def tokens(self) -> int:
@@ -157,10 +219,12 @@ def load(run: str | Path, device: str | None = None) -> Opened:
         files.Damaged: codec or checkpoints are damaged.
     """
     folder = Path(run)
-    run_file.read(folder)
+    notes = run_file.read(folder).get("notes", {})
     codec, vocabulary = opened(folder)
     model = nn.Module.to(load_model(folder), devices.chosen(device))
-    return Opened(model, codec, vocabulary)
+    # A learned codec has the channels of its pictures; one of grey levels has one, whatever they were.
+    grey = notes.get("grey") if isinstance(codec, Grey) else codec.channels == 1
+    return Opened(model, codec, vocabulary, grey)
 
 
 def sample(
@@ -202,9 +266,16 @@ def sample(
         raise ValueError(f"count={count}, batch={batch}, scale={scale} were given; each must be 1 or more.")
     if not 0 < given < 1:
         raise ValueError(f"given={given} was given; expected a share of the picture above 0 and below 1, such as 0.5.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed} was given; expected a whole number from 0 to 2**63 - 1, such as 0.")
+    name = f"{'completed' if complete else 'drawn'}-seed-{seed}.png"
+    path = Path(out) if out else Path(run) / SAMPLES / name
     sampling = sampling or Sampling()
     found = load(run, device)
-    sampling.require(found.vocabulary)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a PNG file, such as {path / name}.")
+    files.require_writable(path.parent)
+    sampling.require(found.vocabulary.drop)
     wanted = [found.vocabulary.label(name) for name in classes or found.vocabulary.classes]
     labels = np.repeat(np.array(wanted, dtype=np.int64), count)
     originals = None if complete is None else completing.originals_of(found, complete, wanted, count)
@@ -229,8 +300,6 @@ def sample(
         image = by_class(pictures, labels, found.vocabulary, scale)
     else:
         image = completing.shown(found, originals, pictures, labels, rows, scale)
-    name = f"{'completed' if complete else 'drawn'}-seed-{seed}.png"
-    path = Path(out) if out else Path(run) / SAMPLES / name
     drawing.save(path, image)
     echo(f"{len(labels)} pictures in {path}.")
     return path

@@ -23,7 +23,7 @@ _HIDDEN = 128
 
 def given_height(codec: Codec, rows: int) -> int:
     """Rows of pixels that ``rows`` rows of tokens stand for."""
-    return min(codec.side[0], rows * -(-codec.side[0] // codec.grid[0]))
+    return min(codec.side[0], rows * codec.shrink)
 
 
 def begun(codec: Codec, originals: NDArray[np.uint8], rows: int) -> NDArray[np.int64]:
@@ -40,8 +40,9 @@ def begun(codec: Codec, originals: NDArray[np.uint8], rows: int) -> NDArray[np.i
 
 def originals_of(found: Opened, source: str | Path, labels: Sequence[int], count: int) -> NDArray[np.uint8]:
     """Held-out pictures of each class of ``source``, as the codec takes them."""
-    side = None if str(source) in sources() else found.codec.side[0]
-    pictures = prepare(source, side=side, grey=None)
+    named = isinstance(source, str) and source in sources()
+    # Another form of the same pictures is split in another way, and a picture that was trained on could be shown.
+    pictures = prepare(source, side=None if named else found.codec.side[0], grey=None if named else found.grey)
     if found.codec.channels == 1:
         shown = grey_values(pictures.heldout)
     else:

@@ -46,6 +46,11 @@ class Grey:
         return self.side
 
     @property
+    def shrink(self) -> int:
+        """Tokens are as fine as pixels."""
+        return 1
+
+    @property
     def key(self) -> str:
         """Names size and levels."""
         return hashlib.sha256(json.dumps(self._described()).encode()).hexdigest()[:16]

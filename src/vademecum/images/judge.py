@@ -204,7 +204,7 @@ def schooled(pictures: Pictures, *, schooling: Schooling | None = None, cache: P
     """
     schooling = schooling or Schooling()
     said = json.dumps([_VERSION, pictures.key, vars(schooling)])
-    folder = cache / "judges" / f"{pictures.name[:60]}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+    folder = cache / "judges" / f"{files.short(pictures.name)}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
     try:
         files.verify_folder(folder)
         return _opened(folder, pictures)

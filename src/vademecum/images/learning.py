@@ -56,7 +56,8 @@ def learned(
     """
     lessons = lessons or Lessons()
     said = json.dumps([_VERSION, pictures.key, asdict(shape), asdict(lessons)])
-    folder = cache / "codecs" / f"{pictures.name[:60]}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+    folder = cache / "codecs" / f"{files.short(pictures.name)}-{digest}"
     try:
         files.verify_folder(folder)
         return _opened(folder)

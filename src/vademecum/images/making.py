@@ -15,6 +15,7 @@ from vademecum.images.tokens import PictureTokens, tokenized
 
 if TYPE_CHECKING:
     from vademecum.images.autoencoder import Shape
+    from vademecum.images.learning import Lessons
 
 GREY, LEARNED = "grey", "learned"
 CODEC = "learned, learned:8x8x8,shrink=4,width=64 (levels, how much coarser, channels), or grey:levels=4 (raw pixels)"
@@ -50,10 +51,17 @@ class Spec:
         except ValueError as error:
             raise ValueError(f"{name}={self.settings[name]} was given; expected a whole number.") from error
 
-    def shape(self, pictures: Pictures) -> Shape:
-        """Sizes of a learned codec."""
+    def sizes(self, pictures: Pictures) -> Grey | Shape:
+        """Sizes of the codec, its ``codes`` and its ``grid``, known before a learned one is trained.
+
+        Raises:
+            ValueError: settings that make no codec for these pictures.
+        """
+        if self.form == GREY:
+            return Grey(pictures.side, self.number("levels", 4))
         from vademecum.images.autoencoder import Shape
 
+        self.lessons()
         text = self.settings.get("levels", "8x8x8")
         try:
             levels = tuple(int(each) for each in text.split("x"))
@@ -67,18 +75,25 @@ class Spec:
             width=self.number("width", 64),
         )
 
+    def lessons(self) -> Lessons:
+        """How a learned codec is trained."""
+        from vademecum.images.learning import Lessons
+
+        steps = self.number("steps", Lessons().steps)
+        if steps < 1:
+            raise ValueError(f"steps={steps} was given; expected 1 or more.")
+        return Lessons(steps=steps)
+
 
 def codec_for(pictures: Pictures, spec: str, *, cache: Path | None = None, progress: bool = True) -> Codec:
     """The codec that ``spec`` asks for; a learned one is trained on ``pictures``, or opened from the cache."""
     asked, cache = Spec.parse(spec), cache or cache_folder()
-    if asked.form == GREY:
-        return Grey(pictures.side, asked.number("levels", 4))
-    from vademecum.images.learning import Lessons, learned
+    sizes = asked.sizes(pictures)
+    if isinstance(sizes, Grey):
+        return sizes
+    from vademecum.images.learning import learned
 
-    steps = asked.number("steps", Lessons().steps)
-    if steps < 1:
-        raise ValueError(f"steps={steps} was given; expected 1 or more.")
-    return learned(pictures, asked.shape(pictures), lessons=Lessons(steps=steps), cache=cache, progress=progress)
+    return learned(pictures, sizes, lessons=asked.lessons(), cache=cache, progress=progress)
 
 
 def as_read(pictures: Pictures, spec: str) -> Pictures:
@@ -104,6 +119,30 @@ class Made:
     tokens: PictureTokens
 
 
+def read(
+    source: str | Path,
+    *,
+    codec: str = LEARNED,
+    side: int | None = None,
+    grey: bool | None = None,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> Pictures:
+    """Prepare ``source`` (see :func:`vademecum.images.pictures.prepare`), as ``codec`` sees it; no codec is trained."""
+    Spec.parse(codec)
+    return as_read(prepare(source, side=side, grey=grey, cache=cache, progress=progress), codec)
+
+
+def in_tokens(
+    pictures: Pictures, *, codec: str = LEARNED, drop: float = 0.1, cache: Path | None = None, progress: bool = True
+) -> Made:
+    """``pictures``, as :func:`read` gives them, in the tokens of ``codec``."""
+    require_drop(drop)
+    cache = cache or cache_folder()
+    made = codec_for(pictures, codec, cache=cache, progress=progress)
+    return Made(pictures, tokenized(pictures, made, drop=drop, cache=cache))
+
+
 def make(
     source: str | Path,
     *,
@@ -114,13 +153,13 @@ def make(
     cache: Path | None = None,
     progress: bool = True,
 ) -> Made:
-    """Prepare ``source`` (see :func:`vademecum.images.pictures.prepare`) and put it into the tokens of ``codec``."""
-    Spec.parse(codec)
+    """:func:`read` and :func:`in_tokens` in one."""
+    require_drop(drop)
+    pictures = read(source, codec=codec, side=side, grey=grey, cache=cache, progress=progress)
+    return in_tokens(pictures, codec=codec, drop=drop, cache=cache, progress=progress)
+
+
+def require_drop(drop: float) -> None:
+    """Raise ValueError where ``drop`` is no share of the pictures."""
     if not 0 <= drop < 1:
         raise ValueError(f"drop={drop} was given; expected a share of the pictures, from 0 to below 1, such as 0.1.")
-    cache = cache or cache_folder()
-    pictures = as_read(prepare(source, side=side, grey=grey, cache=cache, progress=progress), codec)
-    return Made(
-        pictures,
-        tokenized(pictures, codec_for(pictures, codec, cache=cache, progress=progress), drop=drop, cache=cache),
-    )

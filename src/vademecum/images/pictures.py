@@ -250,5 +250,5 @@ def _key(*parts: object) -> str:
 
 
 def _place(cache: Path, name: str, address: str) -> Path:
-    safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[:60].strip(".-")
-    return cache / "pictures" / f"{safe or 'pictures'}-{address}"
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    return cache / "pictures" / f"{files.short(safe).strip('.-') or 'pictures'}-{address}"

@@ -64,9 +64,8 @@ def listing(path: Path) -> Listing:
             f"{path / 'cats'} and {path / 'dogs'}."
         )
     classes: dict[str, list[Path]] = {}
-    for folder in folders:
-        found, more = _below(folder)
-        classes.setdefault(_name(folder), []).extend(found)
+    for folder, name in _names(folders).items():
+        classes[name], more = _below(folder)
         beside.update(more)
     return Listing(path, classes, dict(beside))
 
@@ -137,9 +136,18 @@ def _hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _name(folder: Path) -> str:
-    """The folder's name as text, whatever its bytes are."""
-    return folder.name.encode("utf-8", "replace").decode()
+def _names(folders: list[Path]) -> dict[Path, str]:
+    """Folders' names as text, whatever their bytes are; where bytes that are no text make two alike, with a number."""
+    given = {folder.name for folder in folders}
+    names: dict[Path, str] = {}
+    for folder in folders:
+        plain = name = folder.name.encode("utf-8", "replace").decode()
+        number = 1
+        while name != folder.name and (name in given or name in names.values()):
+            number += 1
+            name = f"{plain} ({number})"
+        names[folder] = name
+    return names
 
 
 def grey_values(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:

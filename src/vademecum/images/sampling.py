@@ -52,9 +52,12 @@ class Sampling:
                 "above 0, at most 1."
             )
 
-    def require(self, vocabulary: Vocabulary) -> None:
-        """Raise ValueError where guidance is asked of a model that never saw a picture without its class."""
-        if self.guidance != 1 and not vocabulary.drop:
+    def require(self, drop: float) -> None:
+        """Raise ValueError where guidance is asked of a model that was trained with ``drop`` 0.
+
+        It never saw a picture without its class.
+        """
+        if self.guidance != 1 and not drop:
             raise ValueError(
                 f"guidance={self.guidance:g} was given, and this model was trained with drop=0: it never saw a picture "
                 "without its class. Train with --drop 0.1, or sample with --guidance 1."
@@ -132,7 +135,7 @@ def draw(
     Raises:
         ValueError: guidance is asked of a model that never saw "any class", or ``begun`` does not fit.
     """
-    sampling.require(vocabulary)
+    sampling.require(vocabulary.drop)
     labels = np.asarray(labels, dtype=np.int64)
     given = 0 if begun is None else int(begun.shape[1])
     if given >= length or (begun is not None and len(begun) != len(labels)):

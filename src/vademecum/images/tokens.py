@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -75,8 +76,11 @@ class Vocabulary:
                 f"{folder} is not a run on pictures: it has no {FOLDER}/{FILE}; give the folder that 'vademecum image "
                 "train' was told as --out."
             )
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(values["codes"], tuple(values["classes"]), values["drop"])
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(values["codes"], tuple(values["classes"]), values["drop"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise files.Damaged(f"{path} is not a vocabulary of this version ({error}).") from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,11 +147,9 @@ class PictureTokens:
         return targets.size * self.dimensions / self.length
 
     def identity(self) -> Mapping[str, Any]:
-        """Name, key, description and vocabulary."""
+        """Key and vocabulary. Name and description tell of the folder and of the other files in it, not of pictures."""
         return {
-            "name": self.name,
             "key": self.key,
-            "description": self.description,
             "vocab_size": self.vocab_size,
             "classes": list(self.vocabulary.classes),
             "drop": self.vocabulary.drop,
@@ -186,7 +188,7 @@ class PictureTokens:
 def tokenized(pictures: Pictures, codec: Codec, *, drop: float, cache: Path) -> PictureTokens:
     """``pictures`` in the tokens of ``codec``; encoded once, then cached."""
     key = hashlib.sha256(json.dumps([pictures.key, codec.key]).encode()).hexdigest()[:16]
-    folder = cache / "tokens" / f"{pictures.name[:60]}-{key}"
+    folder = cache / "tokens" / f"{files.short(pictures.name)}-{key}"
     dtype = np.uint16 if codec.codes <= 2**16 else np.uint32
 
     def fill(aside: Path) -> None:
@@ -225,8 +227,9 @@ def opened(run: Path) -> tuple[Codec, Vocabulary]:
         FileNotFoundError: it is no such run.
         files.Damaged: the codec's files are not what was written.
     """
+    with contextlib.suppress(FileNotFoundError):  # reading the vocabulary says what such a folder is not
+        files.verify_folder(run / FOLDER)
     vocabulary = Vocabulary.read(run)
-    files.verify_folder(run / FOLDER)
     return open_codec(run / FOLDER), vocabulary
 
 

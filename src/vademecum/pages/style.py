@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import Formatter, LogFormatterMathtext
 
 INK = "#22272e"
 MUTED = "#6e7781"
@@ -23,6 +24,7 @@ SEQUENTIAL = "cividis"
 _THEMED: Mapping[str, str] = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--rule)", PAPER: "var(--paper)"}
 
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
+_RAISED = str.maketrans("-0123456789.", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u00b7")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 
 
@@ -81,6 +83,7 @@ def styled() -> Iterator[None]:
             "figure.facecolor": PAPER,
             "axes.facecolor": PAPER,
             "text.color": INK,
+            "text.parse_math": False,  # a class or an arm may have dollars in its name
             "svg.fonttype": "none",
             "svg.hashsalt": "vademecum",
         }
@@ -100,13 +103,39 @@ def canvas(
 def png(figure: Figure) -> bytes:
     """The figure as PNG, for slides and documents."""
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
+    _spell_powers(figure)
+    with styled():
+        figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
     return out.getvalue()
+
+
+class _Powers(Formatter):
+    """What matplotlib writes on log axes, such as 10 to the -3, in letters of its own instead of as a formula."""
+
+    def __init__(self, written: Formatter) -> None:
+        self.written = written
+
+    def set_locs(self, locs: Any) -> None:
+        self.written.set_locs(locs)
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = self.written(x, pos).removeprefix(r"$\mathdefault{").removesuffix("}$")
+        return re.sub(r"\^\{(.*?)\}", lambda power: power[1].translate(_RAISED), text).replace(r"\times", "\u00d7")
+
+
+def _spell_powers(figure: Figure) -> None:
+    """No text of a figure is read as a formula, so that none may be one."""
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+            axis.set_major_formatter(_Powers(axis.get_major_formatter()))
+        if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
+            axis.set_minor_formatter(_Powers(axis.get_minor_formatter()))
 
 
 def svg(figure: Figure, name: str) -> str:
     """The figure as an ``<svg>`` to stand beside others in a page: own ids, colours from the page's variables."""
     out = io.StringIO()
+    _spell_powers(figure)
     with styled():  # letters stay letters, and ids are the same every time
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()

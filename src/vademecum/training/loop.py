@@ -77,6 +77,7 @@ class Run:
         description: Mapping[str, Any] | None = None,
         trackers: Iterable[Tracker] = (),
         fall_back: bool = False,
+        notes: Mapping[str, Any] | None = None,
     ) -> Run:
         """Start a run, or go on with the one that lies in ``folder`` from its last checkpoint.
 
@@ -88,6 +89,7 @@ class Run:
             description: what the caller wants kept in ``run.json``; must not change either.
             trackers: make where numbers go besides ``metrics.jsonl``; called once the folder is known to be the run's.
             fall_back: take the newest good checkpoint where the latest is damaged.
+            notes: what the caller wants told in ``run.json`` of a new run, and may change.
 
         Raises:
             checkpoint.CheckpointDamaged: the latest checkpoint is damaged; says which is the last good one.
@@ -96,7 +98,7 @@ class Run:
         """
         run_file.require_free(Path(folder), corpus.kept)
         run = cls(Path(folder), build(), corpus, recipe)
-        run_file.open_or_check(run.folder, run.model, corpus, recipe, description or {}, frozen=run.frozen)
+        run_file.open_or_check(run.folder, run.model, corpus, recipe, description or {}, frozen=run.frozen, notes=notes)
         saved = checkpoint.load(run.folder, fall_back=fall_back, as_tables=run._tables())
         if saved is not None:
             run._restore(saved)

@@ -145,6 +145,15 @@ def find(name: str) -> Preset:
     return PRESETS[name]
 
 
+def require(name: str, **sizes: int | None) -> Preset:
+    """The preset called ``name``; a ValueError as :func:`find` gives, or for one of ``sizes`` that is below 1."""
+    preset = find(name)
+    for what, value in sizes.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{what}={value!r} was given; expected a whole number of 1 or more.")
+    return preset
+
+
 def build_host(name: str, *, size: int, vocab_size: int, length: int, ffn_width: int | None = None) -> PreTrainedModel:
     """Build a host from torch's current random state, without a network.
 
@@ -161,11 +170,7 @@ def build_host(name: str, *, size: int, vocab_size: int, length: int, ffn_width:
     Raises:
         ValueError: an unknown preset or a size below 1.
     """
-    preset = find(name)
-    given = {"size": size, "vocab_size": vocab_size, "length": length, "ffn_width": ffn_width}
-    for what, value in given.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"{what}={value!r} was given; expected a whole number of 1 or more.")
+    preset = require(name, size=size, vocab_size=vocab_size, length=length, ffn_width=ffn_width)
     hidden = HEAD_DIM * size
     ffn = ffn_width if ffn_width is not None else preset.ffn_width(hidden)
     sizes = {

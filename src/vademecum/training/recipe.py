@@ -79,6 +79,8 @@ class Recipe:
             self._require_integer(name, 1)
         for name in ("seed", "eval_every", "eval_tokens", "watch_tokens", "checkpoint_every"):
             self._require_integer(name, 0)
+        if self.seed > 2**62:
+            raise ValueError(f"seed={self.seed} was given; expected a whole number from 0 to 2**62, such as 0.")
         for name in ("lr", "embedding_ratio", "warmup", "decay", "weight_decay", "clip"):
             self._require_number(name)
         if self.lr == 0:

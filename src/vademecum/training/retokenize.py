@@ -41,7 +41,7 @@ def retokenize(corpus: data.Corpus, tokenizer: Tokenizer, *, end: int, cache: Pa
     """
     ids = _ids(tokenizer, end)
     key = hashlib.sha256(f"{corpus.key} {end} {tokenizer.to_str()}".encode()).hexdigest()[:16]
-    folder = cache / "tokens" / f"{corpus.name[:60]}-{key}"
+    folder = cache / "tokens" / f"{files.short(corpus.name)}-{key}"
 
     def fill(aside: Path) -> None:
         dtype = np.uint16 if ids <= 2**16 else np.uint32

@@ -36,8 +36,11 @@ def open_or_check(
     description: Mapping[str, Any],
     *,
     frozen: bool,
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``run.json`` and what the material keeps into a new run, or compare them with what is to be run now.
+
+    ``notes`` are written and never compared.
 
     Raises:
         OtherArchitecture: the run's host or memory is another.
@@ -53,19 +56,41 @@ def open_or_check(
         "data": dict(corpus.identity()),
         "description": _plain(description),
     }
+    if (folder / FILE).exists():
+        require_same(folder, now)
+        return
+    if folder.exists() and any(folder.iterdir()):
+        _require_unstarted(folder, corpus.kept)
+    corpus.keep(folder)
+    told = {"data": corpus.description, **_plain(dict(notes or {}))}
+    files.write_file(folder / FILE, json.dumps({**now, "notes": told, "versions": versions()}, indent=1) + "\n")
+
+
+def require_same(folder: Path, known: Mapping[str, Any]) -> None:
+    """Refuse the run in ``folder`` where it is another than ``known``: the parts of ``run.json`` that are known by now.
+
+    Of data and description what ``known`` names is compared: an earlier version said more, which decides nothing.
+    A folder that holds no run is not refused.
+
+    Raises:
+        OtherArchitecture, ValueError: a part differs; says which setting, and both values.
+    """
     if not (folder / FILE).exists():
-        if folder.exists() and any(folder.iterdir()):
-            _require_unstarted(folder, corpus.kept)
-        corpus.keep(folder)
-        files.write_file(folder / FILE, json.dumps({**now, "versions": versions()}, indent=1) + "\n")
         return
     before = read(folder)
     for part, raises in _PARTS.items():
-        if before.get(part) != now[part]:
-            what = _first_difference(before.get(part), now[part], part)
+        if part not in known:
+            continue
+        old, new = before.get(part), _plain(known[part])
+        if part in _BY_NAME and isinstance(old, dict):
+            old = {name: value for name, value in old.items() if name in new}
+        if old != new:
+            name, was, given = first_difference(old, new, part)
+            about = before.get("notes", {}).get("data", before.get("data", {}).get("description"))
             raise raises(
-                f"{folder} holds a run with {what[0]} = {what[1]}, and {what[2]} was given; repeat the settings the "
-                f"run was started with (see {FILE}), or write to a new folder."
+                f"{folder} holds a run with {name} = {was}{f' ({about})' if name == 'data.key' and about else ''}, and "
+                f"{given} was given; repeat the settings the run was started with (see {FILE}), or write to a new "
+                "folder."
             )
 
 
@@ -78,6 +103,7 @@ _PARTS: Mapping[str, type[ValueError]] = {
     "data": ValueError,
     "description": ValueError,
 }
+_BY_NAME = ("data", "description")
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -162,10 +188,11 @@ def _plain(value: Any) -> Any:
 
 
 def require_free(folder: Path, kept: Collection[str]) -> None:
-    """Raise ValueError for a folder that holds no run and is not empty; nothing is written.
+    """Raise ValueError for a folder that holds no run and is not empty, OSError for one that cannot be written.
 
-    ``kept`` are names that a run which was killed at its start may have left.
+    Nothing is written. ``kept`` are names that a run which was killed at its start may have left.
     """
+    files.require_writable(folder)
     if folder.is_dir() and not (folder / FILE).is_file():
         _require_unstarted(folder, kept)
 
@@ -177,9 +204,13 @@ def _require_unstarted(folder: Path, kept: Collection[str]) -> None:
         raise ValueError(f"{folder} is not empty and holds no run (found {foreign[0]}); give a new or empty folder.")
 
 
-def _first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any]:
+def first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any]:
+    """Name of the innermost setting in which two pieces of plain data differ, such as ``recipe.steps``, and its values.
+
+    Settings that both have come before those that only one has, which follow from them.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
+        for key in sorted(before.keys() | now.keys(), key=lambda key: (key not in before or key not in now, key)):
             if before.get(key) != now.get(key):
-                return _first_difference(before.get(key), now.get(key), f"{path}.{key}")
+                return first_difference(before.get(key), now.get(key), f"{path}.{key}")
     return path, before, now

@@ -66,21 +66,22 @@ class Pictures:
         return {"form": "pictures", **dataclasses.asdict(self)}
 
     def made(self, source: str, *, progress: bool = False) -> Made:
-        """The set called ``source``, as pictures and as tokens: made once, and looked at once in a process."""
-        if source not in self._sets:
-            from vademecum.images.making import make
+        """The set called ``source``, as pictures and as tokens: made once, and looked at once in a process.
 
-            self._sets[source] = make(
-                source, codec=self.codec, side=self.side, grey=self.grey, drop=self.drop, progress=progress
-            )
+        Pictures that could not be judged are refused before a codec is learned.
+        """
+        if source not in self._sets:
+            from vademecum.images import making
+            from vademecum.images.verdict import require
+
+            pictures = making.read(source, codec=self.codec, side=self.side, grey=self.grey, progress=progress)
+            require(pictures)
+            self._sets[source] = making.in_tokens(pictures, codec=self.codec, drop=self.drop, progress=progress)
         return self._sets[source]
 
     def material(self, plan: Plan, source: str) -> PictureTokens:
-        """One source in tokens; pictures that could not be judged afterwards are refused here."""
-        from vademecum.images.verdict import require
-
+        """One source in tokens; pictures that could not be judged afterwards are refused."""
         made = self.made(source)
-        require(made.pictures)
         if self.features is not None:  # a file that gives no features is found before anything is trained
             self._extractor().features(made.pictures.heldout[:2])
         tokens = made.tokens
