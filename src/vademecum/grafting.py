@@ -42,8 +42,10 @@ def extend(
         The modules that were made.
 
     Raises:
-        ValueError: the kind has a bank or does not fit, or the model is being recorded. The model is then unchanged.
+        ValueError: the kind has a bank or does not fit, or the model is compiled or being recorded. The model is then
+            unchanged.
     """
+    hosts.require_uncompiled(model)
     root = _root(model)
     found = hosts.find(model, host) if root is None else root.host
     layers = chosen_layers(kind.layers, found.shape.layers, type(kind).__name__)

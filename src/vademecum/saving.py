@@ -86,8 +86,10 @@ def load(
     Raises:
         FileNotFoundError: there is no such folder.
         files.Damaged: a file is missing, truncated or changed.
-        ValueError: the memory was made for another host or other kinds. The model is then unchanged.
+        ValueError: the memory was made for another host or other kinds, or the model is compiled. The model is then
+            unchanged.
     """
+    hosts.require_uncompiled(model)
     source = Path(folder)
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is no folder; give load a folder that vm.save wrote.")

@@ -142,6 +142,16 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
     assert torch.equal(after, logits(model, words, "The capital of Dorne is"))
 
 
+def test_a_compiled_model_is_refused(model: Any, words: Any, edits: Any) -> None:
+    compiled = torch.compile(model, backend="eager")
+    with pytest.raises(ValueError, match=r"compile afterwards"):
+        editing.plan(compiled, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
+    with pytest.raises(ValueError, match=r"compile afterwards"):
+        editing.Edit(compiled, edits[0]).apply()
+    assert not hasattr(model, "vademecum")
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
 def test_a_failure_while_rows_are_learned_leaves_the_model_as_it_was(
     model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from vademecum import hosts
 from vademecum.attached import ROOT, Memories
 from vademecum.editing import fingerprint, overlay
 from vademecum.editing.content import Take
@@ -57,9 +58,10 @@ class Edit:
         """Put it on the model, beside whatever is there; edits may come in any order.
 
         Raises:
-            ValueError: it is on already, has nothing to say, contradicts an edit that is on, or the model is being
-                recorded. The model is then unchanged.
+            ValueError: it is on already, has nothing to say, contradicts an edit that is on, or the model is compiled
+                or being recorded. The model is then unchanged.
         """
+        hosts.require_uncompiled(self.model)
         if self.applied:
             raise ValueError("this edit is applied already; call undo() first.")
         if not self.overlay.active:

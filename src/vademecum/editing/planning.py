@@ -62,13 +62,16 @@ def plan(
         its ``damage``.
 
     Raises:
-        ValueError: a subject is missing from its prompt or no token ends with it, the model says the target already,
-            or facts contradict each other. The model is then as it was.
+        ValueError: a subject is missing from its prompt or no token ends with it, the model says the target already
+            or is compiled, or facts contradict each other. The model is then as it was.
     """
     facts = list(facts)
     if not facts:
-        raise ValueError("plan was given no facts; give a list of vm.Fact(subject=..., prompt=..., target=...).")
+        raise ValueError(
+            "plan was given no facts; give a list of vademecum.editing.Fact(subject=..., prompt=..., target=...)."
+        )
     require_agreement(facts)
+    hosts.require_uncompiled(model)
     root = getattr(model, ROOT, None)
     host = root.host if isinstance(root, Memories) else hosts.find(model)
     if into not in PLANNERS:
