@@ -111,6 +111,11 @@ class Memories(nn.Module):
             if isinstance(module, Bank)
         }
 
+    def own(self) -> dict[str, Kind]:
+        """The kinds that are the model's own, by key; what edits put on is kept in files of their own."""
+        edited = {key for key, one in self.shared.items() if cast(Shared, one).overlay is not None}
+        return {key: kind for key, kind in self.kinds.items() if key not in edited}
+
     def cost(self, kind: str | None = None) -> Cost:
         """Cost per token of one kind (by its key), or of all."""
         total = Cost()

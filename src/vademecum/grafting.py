@@ -95,8 +95,16 @@ def made(root: Memories) -> list[Made]:
 
 
 def _ordered(made: Sequence[Made]) -> list[Made]:
-    """The same, those that have a label in the order of their labels, after all others."""
-    return sorted(made, key=lambda one: getattr(one[0], "label", ""))
+    """The same, those that have a label in the order of their labels, after all others.
+
+    What edits put on comes last, so that it does not renumber the model's own kinds, by whose keys they are saved.
+    """
+
+    def place(one: Made) -> tuple[bool, str]:
+        kind, built = one
+        return built.shared is not None and built.shared.overlay is not None, getattr(kind, "label", "")
+
+    return sorted(made, key=place)
 
 
 def replace(model: nn.Module, host: hosts.Host, old: Memories | None, wanted: Sequence[Made]) -> None:

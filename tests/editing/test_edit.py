@@ -137,8 +137,12 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
     after = logits(model, words, "The capital of Dorne is")
     with pytest.raises(ValueError, match="applied already"):
         edit.apply()
-    with pytest.raises(ValueError, match="is written twice"):
+    with pytest.raises(ValueError, match="applied already"):
         editing.Edit(model, edits[0]).apply()
+    with pytest.raises(ValueError, match="is written twice"):
+        editing.Edit(model, edits[0].joined(edits[1])).apply()
+    with pytest.raises(ValueError, match="already"):
+        edits[0].content.put(model, edits[0])
     assert torch.equal(after, logits(model, words, "The capital of Dorne is"))
 
 
@@ -184,6 +188,35 @@ def test_a_block_that_silences_memories_ends_even_if_they_came_inside_it(model: 
     assert says(model, words, "The capital of Dorne is") == "Hol"
     with vm.knocked_out(model), pytest.raises(ValueError, match="leave that block"):
         editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
+
+
+def test_an_edit_of_a_copied_model_is_that_copys(model: Any, words: Any, edits: Any) -> None:
+    text = "The capital of Dorne is"
+    bare = logits(model, words, text)
+    edit = editing.Edit(model, edits[0]).apply()
+    edited = logits(model, words, text)
+    copied = copy.deepcopy(edit)
+    assert copied.applied
+    copied.undo()
+    assert torch.equal(logits(copied.model, words, text), bare)
+    assert edit.applied
+    assert torch.equal(logits(model, words, text), edited)
+    anew = editing.Edit(copy.deepcopy(model), edits[0])
+    assert anew.applied
+    anew.undo().apply().undo()
+    assert torch.equal(logits(anew.model, words, text), bare)
+    edit.undo()
+    assert torch.equal(logits(model, words, text), bare)
+
+
+def test_an_edit_is_not_applied_where_nothing_could_be_trained_afterwards(model: Any, words: Any, edits: Any) -> None:
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"apply was called within torch.inference_mode"):
+        editing.Edit(model, edits[0]).apply()
+    assert not hasattr(model, "vademecum")
+    with torch.no_grad():
+        editing.Edit(model, edits[0]).apply()
+    ids = words("The capital of Dorne is Hol", return_tensors="pt").input_ids
+    model(input_ids=ids, labels=ids).loss.backward()
 
 
 def test_an_edit_that_does_not_fit_leaves_the_model_bare(edits: Any) -> None:

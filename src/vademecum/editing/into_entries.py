@@ -110,7 +110,7 @@ def _learned(
             descend(model, host, tables, lines, kept, content.layers[0], values=values, apart=True)
             rows[list(some.order)] = torch.stack([table.detach().cpu() for table in tables], 1)
         finally:
-            off(model, kind)
+            off(model, kind.label)
         seconds = (time.perf_counter() - begun) / len(numbers)
         for number in numbers:
             written[number] = dataclasses.replace(written[number], seconds=written[number].seconds + seconds)

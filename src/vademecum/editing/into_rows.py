@@ -80,7 +80,8 @@ def into_rows(
         # What came before lies there already, since facts may share a row.
         before = Overlay(made_for={}, written=tuple(written), content=content, active=tuple(range(start)))
         tables = [nn.Parameter(one[numbers].clone()) for one in content.differences]
-        take = content.put(model, before) if start else None
+        if start:
+            content.put(model, before)
         try:
             with ExitStack() as stack:
                 for bank, table in zip(banks.values(), tables, strict=True):
@@ -95,8 +96,8 @@ def into_rows(
                 kept += [tokens_of(tokenizer, text) for fact in facts for text in _held(tokenizer, fact)]
                 descend(model, host, tables, lines, kept, 0, values=values, keeping=1.0 / HELD)
         finally:
-            if take is not None:
-                take()
+            if start:
+                content.take(model, before)
         for whole, table in zip(content.differences, tables, strict=True):
             whole[numbers] = table.detach().cpu()
         seconds = (time.perf_counter() - begun) / len(numbers)
