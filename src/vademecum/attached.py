@@ -162,6 +162,7 @@ class Memories(nn.Module):
             placed.append((site, layer, wrapper))
         # First noted, then put in place: what is interrupted in between can be taken off again.
         self._sites = tuple(placed)
+        self.follow()
         self._parts = tuple(part for _, _, part in self.parts())
         self._looks_back = max((self._looks_back, *(part.looks_back for part in self._parts)))
         self._carries = {part.key: part.carries for part in self._parts if part.carries}
@@ -170,6 +171,12 @@ class Memories(nn.Module):
         if placed:
             self._hook()
         self.host.model.add_module(ROOT, self)
+
+    def follow(self) -> None:
+        """Be in the mode, training or not, that the host is in; parts keep their own."""
+        self.training = self.shared.training = self.host.model.training
+        for _, _, site in self._sites:
+            site.follow()
 
     def _hook(self) -> None:
         model, base, handles = self.host.model, self.host.base, self._handles

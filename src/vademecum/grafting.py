@@ -57,6 +57,8 @@ def extend(
         raise ValueError(
             f"{type(kind).__name__} has a bank, which needs a place; give it to vm.attach with the others."
         )
+    for module in modules:
+        module.train(found.model.training)
     if prepare is not None:
         prepare(built)
     there = [] if root is None else made(root)

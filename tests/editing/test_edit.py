@@ -46,6 +46,31 @@ def test_planning_leaves_the_model_as_it_was_bit_for_bit(model: Any, words: Any,
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_memories_are_in_their_hosts_mode_whatever_comes_and_goes(
+    model: Any, words: Any, edits: Any, training: bool
+) -> None:
+    model.train(training)
+    model.model.layers[0].self_attn.v_proj.train(not training)
+    odd = {"model.layers.0.self_attn.v_proj"}
+    vm.attach(model, vm.MoVE(slots=2, bank_std=0.02), vm.MoE(experts=2, layers=[1]))
+
+    def modes() -> set[bool]:
+        around = {module.training for name, module in model.named_modules() if not name.startswith(tuple(odd))}
+        return around | {not model.model.layers[0].self_attn.v_proj.training}
+
+    assert modes() == {training}
+    edit = editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
+    assert modes() == {training}
+    edit.apply()
+    assert modes() == {training}
+    edit.undo()
+    assert modes() == {training}
+    vm.detach(model)
+    editing.Edit(model, edits[0]).apply()
+    assert modes() == {training}
+
+
 def test_an_edit_holds_in_other_words_and_what_is_to_be_kept_is_kept(model: Any, words: Any, edits: Any) -> None:
     edit = editing.Edit(model, edits[0]).apply()
     assert edit.failed == []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +28,7 @@ from vademecum.editing.measuring import measured
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.reading import as_it_was, greedy
 from vademecum.editing.rows import AsRows
+from vademecum.memory.sites import SiteWrapper
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def plan(
         raise ValueError("the model's memories are silent (knocked_out); leave that block before facts are planned.")
     heads = [headword(tokenizer, fact) for fact in facts]
     begun = time.perf_counter()
-    with as_it_was(model):
+    with _modes_of_memories(model), as_it_was(model):
         before = greedy(model, tokenizer, [fact.prompt for fact in facts], longest(tokenizer, facts))
         _require_news(facts, before)
         looked = (time.perf_counter() - begun) / len(facts)
@@ -99,6 +101,26 @@ def plan(
     if edit.failed:
         _log.warning("%d of %d facts do not hold: %s", len(edit.failed), len(facts), "; ".join(edit.failed[:3]))
     return edit
+
+
+@contextmanager
+def _modes_of_memories(model: nn.Module) -> Iterator[None]:
+    """Within the block entries come and go; what stands around a host's modules is then in their mode again.
+
+    It is made anew every time, and a module that rests under it is not among the model's.
+    """
+    root = getattr(model, ROOT, None)
+    sites = [site for _, _, site in root.sites()] if isinstance(root, Memories) else []
+    hosts_own = [module for site in sites if isinstance(site, SiteWrapper) for module in site.original().modules()]
+    modes = {module: module.training for module in hosts_own}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        root = getattr(model, ROOT, None)
+        if isinstance(root, Memories):
+            root.follow()
 
 
 def _require_learnable(model: Any) -> None:
