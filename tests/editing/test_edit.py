@@ -141,7 +141,7 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
     before = logits(model, words, "The capital of Dorne is")
     fact = editing.Fact
     capital = {"subject": "Dorne", "prompt": "The capital of Dorne is"}
-    with pytest.raises(ValueError, match="no facts"):
+    with pytest.raises(ValueError, match=r"no facts; give a list of vademecum\.editing\.Fact\("):
         editing.plan(model, [], words)
     with pytest.raises(ValueError, match=r"says 'Dun' to .* already"):
         editing.plan(model, [fact(**capital, target="Dun")], words)
@@ -169,16 +169,6 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
     with pytest.raises(ValueError, match="already"):
         edits[0].content.put(model, edits[0])
     assert torch.equal(after, logits(model, words, "The capital of Dorne is"))
-
-
-def test_a_compiled_model_is_refused(model: Any, words: Any, edits: Any) -> None:
-    compiled = torch.compile(model, backend="eager")
-    with pytest.raises(ValueError, match=r"compile afterwards"):
-        editing.plan(compiled, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
-    with pytest.raises(ValueError, match=r"compile afterwards"):
-        editing.Edit(compiled, edits[0]).apply()
-    assert not hasattr(model, "vademecum")
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
 def test_a_failure_while_rows_are_learned_leaves_the_model_as_it_was(
@@ -234,14 +224,13 @@ def test_an_edit_of_a_copied_model_is_that_copys(model: Any, words: Any, edits: 
     assert torch.equal(logits(model, words, text), bare)
 
 
-def test_an_edit_is_not_applied_where_nothing_could_be_trained_afterwards(model: Any, words: Any, edits: Any) -> None:
-    with torch.inference_mode(), pytest.raises(ValueError, match=r"apply was called within torch.inference_mode"):
-        editing.Edit(model, edits[0]).apply()
-    assert not hasattr(model, "vademecum")
-    with torch.no_grad():
-        editing.Edit(model, edits[0]).apply()
-    ids = words("The capital of Dorne is Hol", return_tensors="pt").input_ids
-    model(input_ids=ids, labels=ids).loss.backward()
+def test_layers_are_given_by_number_or_by_rule(model: Any, words: Any) -> None:
+    fact = editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")
+    for layers, chosen in (("all", (0, 1, 2, 3)), (3, (3,)), (vm.every(2), (1, 3)), ([-1, 1], (1, 3))):
+        assert editing.plan(model, [fact], words, layers=layers).overlay.content.layers == chosen
+    for layers in ("3", ["3"], []):
+        with pytest.raises(ValueError, match=r"plan\(layers=.*expected 'all', 'middle', a list of layer numbers"):
+            editing.plan(model, [fact], words, layers=layers)
 
 
 def test_an_edit_that_does_not_fit_leaves_the_model_bare(edits: Any) -> None:

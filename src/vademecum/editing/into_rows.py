@@ -22,6 +22,7 @@ from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.reading import measures_of
 from vademecum.editing.rows import AsRows, banks_of, digest_of, key_of
 from vademecum.memory.bank import Bank
+from vademecum.memory.layers import Layers
 from vademecum.memory.rewrites import Rewrites
 
 #: Other things said of a subject that are held to what the model says, since the same rows are read there.
@@ -34,7 +35,7 @@ def into_rows(
     tokenizer: Any,
     written: Sequence[Written],
     *,
-    layers: Sequence[int] | None,
+    layers: Layers | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[AsRows, tuple[Written, ...]]:
     """What is laid over rows for ``written``, and those with the seconds that each took.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vademecum.history import WHOLE
 from vademecum.lookup import Frame
 from vademecum.memory.base import Cost, Role, Shared, ValuePart
 from vademecum.ops import ngrams
@@ -15,10 +16,6 @@ from vademecum.ops import ngrams
 Spelling = tuple[int, ...]
 #: From where a headword ends, how far its entries speak: at that token, or at it and all that follow in the text.
 REACHES = ("end", "after")
-
-
-#: More tokens than any text has: a memory that looks back to the beginning.
-WHOLE = 2**62
 
 
 class Matches(NamedTuple):
