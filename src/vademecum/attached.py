@@ -244,6 +244,8 @@ class Memories(nn.Module):
             ids, frame.before = _apart(given, kwargs.get("input_ids", args[0] if args else None), embeds)
         frame.ids = None if ids is None else ids.reshape(-1)
         frame.mask = real_tokens(kwargs.get("attention_mask"), ids, embeds)
+        if frame.mask is not None or kwargs.get("attention_mask") is None:
+            frame.positions = kwargs.get("position_ids")
         if any(kind.addressed for kind in self.kinds.values()):
             if ids is None:
                 raise ValueError(

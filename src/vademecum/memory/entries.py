@@ -68,6 +68,7 @@ class Headwords(Shared):
             places, entries = self._ends(ids, tokens)
             return Matches(places, entries) if len(places) else None
         before = ids[:, : ids.shape[1] - tokens]
+        _require_one_text_a_row(frame)
         # In decoding what came before was looked through a step ago; only what is new is.
         same = (
             self._named is not None and self._named.ids.shape == before.shape and torch.equal(self._named.ids, before)
@@ -92,6 +93,23 @@ class Headwords(Shared):
 
     def cost(self) -> Cost:
         return Cost()
+
+
+def _require_one_text_a_row(frame: Frame) -> None:
+    """Raise ValueError where positions begin anew within a row: entries would speak on in the next text."""
+    positions, ids = frame.positions, frame.addresses().ids
+    if positions is None or positions.dim() != 2 or positions.shape[1] != ids.shape[1]:
+        return
+    anew = positions[:, 1:] <= positions[:, :-1]
+    if frame.mask is not None:
+        real = frame.mask.view_as(ids).to(anew.device)
+        anew = anew & real[:, 1:] & real[:, :-1]
+    if bool(anew.any()):
+        row, place = anew.nonzero()[0].tolist()
+        raise ValueError(
+            f"position_ids go back at token {place + 1} of row {row}, as where several texts are packed into one row, "
+            f"but entries with reach='after' speak to the end of a row; give each text a row of its own."
+        )
 
 
 class Named(NamedTuple):
