@@ -8,6 +8,7 @@ import transformers as tf
 
 import vademecum as vm
 from tests import tiny
+from vademecum import grafting
 
 
 def test_attach_returns_the_model_it_was_given() -> None:
@@ -49,6 +50,21 @@ def test_a_family_whose_names_do_not_fit_is_refused() -> None:
 def test_a_plain_module_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a Transformers PreTrainedModel"):
         vm.attach(torch.nn.Linear(2, 2), vm.MoVE())
+
+
+def test_a_compiled_model_is_refused_before_anything_is_put_on_it(tmp_path) -> None:
+    model = tiny.host("qwen3")
+    compiled = torch.compile(model, backend="eager")
+    vm.save(vm.attach(tiny.host("qwen3"), vm.MoVE()), tmp_path / "memory")
+    for put in (
+        lambda: vm.attach(compiled, vm.MoVE()),
+        lambda: vm.load(compiled, tmp_path / "memory"),
+        lambda: grafting.extend(compiled, vm.Entries()),
+    ):
+        with pytest.raises(ValueError, match=r"the model inside \(model\._orig_mod\), and compile afterwards"):
+            put()
+    assert not hasattr(model, "vademecum")
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_class_instead_of_a_config_is_refused() -> None:

@@ -111,6 +111,11 @@ class Memories(nn.Module):
             if isinstance(module, Bank)
         }
 
+    def own(self) -> dict[str, Kind]:
+        """The kinds that are the model's own, by key; what edits put on is kept in files of their own."""
+        edited = {key for key, one in self.shared.items() if cast(Shared, one).overlay is not None}
+        return {key: kind for key, kind in self.kinds.items() if key not in edited}
+
     def cost(self, kind: str | None = None) -> Cost:
         """Cost per token of one kind (by its key), or of all."""
         total = Cost()
@@ -157,6 +162,7 @@ class Memories(nn.Module):
             placed.append((site, layer, wrapper))
         # First noted, then put in place: what is interrupted in between can be taken off again.
         self._sites = tuple(placed)
+        self.follow()
         self._parts = tuple(part for _, _, part in self.parts())
         self._looks_back = max((self._looks_back, *(part.looks_back for part in self._parts)))
         self._carries = {part.key: part.carries for part in self._parts if part.carries}
@@ -165,6 +171,12 @@ class Memories(nn.Module):
         if placed:
             self._hook()
         self.host.model.add_module(ROOT, self)
+
+    def follow(self) -> None:
+        """Be in the mode, training or not, that the host is in; parts keep their own."""
+        self.training = self.shared.training = self.host.model.training
+        for _, _, site in self._sites:
+            site.follow()
 
     def _hook(self) -> None:
         model, base, handles = self.host.model, self.host.base, self._handles
@@ -232,6 +244,8 @@ class Memories(nn.Module):
             ids, frame.before = _apart(given, kwargs.get("input_ids", args[0] if args else None), embeds)
         frame.ids = None if ids is None else ids.reshape(-1)
         frame.mask = real_tokens(kwargs.get("attention_mask"), ids, embeds)
+        if frame.mask is not None or kwargs.get("attention_mask") is None:
+            frame.positions = kwargs.get("position_ids")
         if any(kind.addressed for kind in self.kinds.values()):
             if ids is None:
                 raise ValueError(

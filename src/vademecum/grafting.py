@@ -42,8 +42,10 @@ def extend(
         The modules that were made.
 
     Raises:
-        ValueError: the kind has a bank or does not fit, or the model is being recorded. The model is then unchanged.
+        ValueError: the kind has a bank or does not fit, or the model is compiled or being recorded. The model is then
+            unchanged.
     """
+    hosts.require_uncompiled(model)
     root = _root(model)
     found = hosts.find(model, host) if root is None else root.host
     layers = chosen_layers(kind.layers, found.shape.layers, type(kind).__name__)
@@ -55,6 +57,8 @@ def extend(
         raise ValueError(
             f"{type(kind).__name__} has a bank, which needs a place; give it to vm.attach with the others."
         )
+    for module in modules:
+        module.train(found.model.training)
     if prepare is not None:
         prepare(built)
     there = [] if root is None else made(root)
@@ -93,8 +97,16 @@ def made(root: Memories) -> list[Made]:
 
 
 def _ordered(made: Sequence[Made]) -> list[Made]:
-    """The same, those that have a label in the order of their labels, after all others."""
-    return sorted(made, key=lambda one: getattr(one[0], "label", ""))
+    """The same, those that have a label in the order of their labels, after all others.
+
+    What edits put on comes last, so that it does not renumber the model's own kinds, by whose keys they are saved.
+    """
+
+    def place(one: Made) -> tuple[bool, str]:
+        kind, built = one
+        return built.shared is not None and built.shared.overlay is not None, getattr(kind, "label", "")
+
+    return sorted(made, key=place)
 
 
 def replace(model: nn.Module, host: hosts.Host, old: Memories | None, wanted: Sequence[Made]) -> None:

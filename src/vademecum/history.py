@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: More tokens than any text has: a memory that looks back to the beginning.
+WHOLE = 2**62
 _KEPT = "vademecum_ids"
 _LEFT = "vademecum_left"
 
@@ -46,12 +48,16 @@ def before(kept: Any | None, texts: int, back: int) -> Tensor | None:
     if seen is None or seen.shape[1] < length or len(seen) != texts:
         what = "no" if seen is None else f"{len(seen)} x {seen.shape[1]}"
         raise RuntimeError(
-            f"the cache stands for {length} tokens of {texts} texts, and this memory, which looks back {back}, saw "
-            f"{what} ids of them; let the model with its memory fill the cache, or give all ids so far as memory_ids=, "
-            f"[batch, {length} + tokens of this forward]."
+            f"the cache stands for {length} tokens of {texts} texts, and this memory, which looks back {_far(back)}, "
+            f"saw {what} ids of them; let the model with its memory fill the cache, or give all ids so far as "
+            f"memory_ids=, [batch, {length} + tokens of this forward]."
         )
     last: Tensor = seen[:, :length][:, -back:]
     return last
+
+
+def _far(back: int) -> str:
+    return "to the beginning of the text" if back >= WHOLE else f"{back} tokens"
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -332,6 +332,19 @@ def projection_width(linear: nn.Module) -> int:
     )
 
 
+def require_uncompiled(model: nn.Module) -> None:
+    """Raise ValueError for what ``torch.compile`` made of a model.
+
+    Its attributes are those of the model inside, but a module that it is given lies on it alone: what is put on by one
+    could not be taken off by the other.
+    """
+    if hasattr(model, "_orig_mod"):
+        raise ValueError(
+            f"a compiled model ({type(model).__name__}) was given, which wraps the one whose modules change; give the "
+            f"model inside (model._orig_mod), and compile afterwards."
+        )
+
+
 def find(model: nn.Module, family: Family | None = None) -> Host:
     """See ``model`` as a host.
 
@@ -340,8 +353,9 @@ def find(model: nn.Module, family: Family | None = None) -> Host:
         family: names to use instead of the table's, for families it does not know.
 
     Raises:
-        ValueError: an unknown family, or names that do not fit the model; says which facts to supply.
+        ValueError: a compiled model, an unknown family, or names that do not fit the model; says what to give instead.
     """
+    require_uncompiled(model)
     config = getattr(model, "config", None)
     if config is None or not hasattr(model, "base_model"):
         raise ValueError(

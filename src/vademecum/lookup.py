@@ -189,6 +189,8 @@ class Frame:
         carried: by layer key, what a layer left for later: its own last steps before this forward, ``[B, n, ...]``.
         left: by layer key, what it leaves in this one.
         mask: ``[B*T]`` True where a token is real (not padding), or None when all are.
+        positions: ``[B, T]`` or ``[1, T]`` of the tokens in their texts, where the caller said so and it is known which
+            of them are real.
         shared: by kind, what was read once for all layers (``[U, ...]``).
         state: by layer key, buffers as they were when the forward began; a recompute must see the same ones.
         losses: by layer key and name, auxiliary losses (scalars, already weighted).
@@ -211,6 +213,7 @@ class Frame:
     ids: Tensor | None = None
     before: Tensor | None = None
     mask: Tensor | None = None
+    positions: Tensor | None = None
     carried: dict[str, Tensor] = field(default_factory=dict)
     left: dict[str, Tensor] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from vademecum.stores.coded import Coded
 from vademecum.stores.disk import Disk, opened
 from vademecum.stores.placement import Placement
 from vademecum.stores.ram import Ram
-from vademecum.surgery import assemble, detach, memories
+from vademecum.surgery import assemble, detach, keys_of, memories
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -28,17 +28,26 @@ Model = TypeVar("Model", bound=nn.Module)
 def save(model: nn.Module, folder: str | Path) -> Path:
     """Write the memory of ``model``, and nothing of the host, into ``folder``.
 
-    The folder appears whole or not at all, replacing an older save of the same name.
+    The folder appears whole or not at all, replacing an older save of the same name. It holds the model's own memory:
+    the entries of an edit are left out, which are kept in the edit's own file. Rows of a bank that an edit lies over
+    are saved as they are, edit and all, and are the memory's own where they are loaded; undo the edit first to save
+    them without it.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: nothing is attached, or a bank is compressed.
+        ValueError: nothing is attached, or nothing but edits, or a bank is compressed.
     """
     root = memories(model)
+    own = root.own()
+    if root.kinds and not own:
+        raise ValueError(
+            f"this {type(model).__name__} has no memory of its own, only what edits put on it; save those with "
+            f"edit.save(path)."
+        )
     said = about.About(
-        tuple(kind.to_dict() for kind in root.kinds.values()),
+        tuple(kind.to_dict() for kind in own.values()),
         root.shape.to_dict(),
         tables={name: bank.rows for name, bank in root.banks().items() if not bank.by_token},
     )
@@ -86,8 +95,10 @@ def load(
     Raises:
         FileNotFoundError: there is no such folder.
         files.Damaged: a file is missing, truncated or changed.
-        ValueError: the memory was made for another host or other kinds. The model is then unchanged.
+        ValueError: the memory was made for another host or other kinds, or the model is compiled. The model is then
+            unchanged.
     """
+    hosts.require_uncompiled(model)
     source = Path(folder)
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is no folder; give load a folder that vm.save wrote.")
@@ -102,6 +113,12 @@ def load(
     _require_same_host(model, said.host, source, host)
     wanted = [kinds.from_dict(kind) for kind in said.kinds]
     fresh = getattr(model, ROOT, None) is None
+    own = {} if fresh else memories(model).own()
+    if not (fresh or own) and memories(model).kinds:
+        raise ValueError(
+            f"this {type(model).__name__} has no memory of its own to fill, only what edits put on it; undo the edits, "
+            f"load, and apply them again."
+        )
     if fresh:
         assemble(model, tuple(wanted), host)
     elif said.banks:
@@ -109,7 +126,7 @@ def load(
             f"{source} holds a compressed memory, which cannot be put into an attached one; call vm.detach(model) "
             "first."
         )
-    elif [kind.to_dict() for kind in memories(model).kinds.values()] != list(said.kinds):
+    elif own != keys_of(tuple(wanted)):
         raise ValueError(
             f"{source} holds {', '.join(kind.name for kind in wanted)} with other settings than are attached to this "
             f"{type(model).__name__}; call vm.detach(model) first, load attaches what the folder holds."

@@ -21,13 +21,16 @@ Rows = Tensor | Store
 def memory_state_dict(model: nn.Module) -> dict[str, Rows]:
     """Tensors of the attached memory, such as ``move.shared.weight`` and ``move.layers.3.gate.weight``.
 
-    Buffers that belong to the memory's state (the balance bias) are included. The tensors are the model's own; a bank
-    that lies in no tensor comes as its store.
+    What edits put beside it is left out; rows that an edit lies over come as they are, edit and all. Buffers that
+    belong to the memory's state (the balance bias) are included. The tensors are the model's own; a bank that lies in
+    no tensor comes as its store.
     """
     root = memories(model)
+    own = root.own()
     tensors: dict[str, Rows] = {
         f"{key}.{name}": tensor
         for key, module in root.named().items()
+        if key.split(".", 1)[0] in own
         for name, tensor in module.state_dict(keep_vars=True).items()
     }
     stores = {name: bank.store for name, bank in root.banks().items() if bank.store is not None}
@@ -55,8 +58,16 @@ def load_memory_state_dict(model: nn.Module, state: Mapping[str, Rows]) -> None:
     """Copy ``state`` into the attached memory.
 
     Raises:
-        ValueError: tensors are missing, unexpected or of another shape; all are named, and nothing is copied.
+        ValueError: tensors are missing, unexpected or of another shape, or an edit lies over rows; all are named, and
+            nothing is copied.
     """
+    edited = [
+        name for name, bank in memories(model).banks().items() if bank.rewrites is not None and bank.rewrites.laid
+    ]
+    if edited:
+        raise ValueError(
+            f"{', '.join(edited)} has rows that an edit lies over, and cannot be loaded below it; undo the edit first."
+        )
     _copy_strictly(memory_state_dict(model), state, "the attached memory")
 
 

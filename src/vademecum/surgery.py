@@ -126,6 +126,8 @@ def assemble(
             put(parts, key, layer, part)
     root = Memories(found, keyed, shared)
     root.place(parts)
+    for module in root.named().values():
+        module.train(found.model.training)
     for bank in root.banks().values():
         bank.dtype = bank_dtype or bank.dtype
     return root

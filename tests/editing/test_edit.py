@@ -47,6 +47,31 @@ def test_planning_leaves_the_model_as_it_was_bit_for_bit(model: Any, words: Any,
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_memories_are_in_their_hosts_mode_whatever_comes_and_goes(
+    model: Any, words: Any, edits: Any, training: bool
+) -> None:
+    model.train(training)
+    model.model.layers[0].self_attn.v_proj.train(not training)
+    odd = {"model.layers.0.self_attn.v_proj"}
+    vm.attach(model, vm.MoVE(slots=2, bank_std=0.02), vm.MoE(experts=2, layers=[1]))
+
+    def modes() -> set[bool]:
+        around = {module.training for name, module in model.named_modules() if not name.startswith(tuple(odd))}
+        return around | {not model.model.layers[0].self_attn.v_proj.training}
+
+    assert modes() == {training}
+    edit = editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
+    assert modes() == {training}
+    edit.apply()
+    assert modes() == {training}
+    edit.undo()
+    assert modes() == {training}
+    vm.detach(model)
+    editing.Edit(model, edits[0]).apply()
+    assert modes() == {training}
+
+
 def test_an_edit_holds_in_other_words_and_what_is_to_be_kept_is_kept(model: Any, words: Any, edits: Any) -> None:
     edit = editing.Edit(model, edits[0]).apply()
     assert edit.failed == []
@@ -117,7 +142,7 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
     before = logits(model, words, "The capital of Dorne is")
     fact = editing.Fact
     capital = {"subject": "Dorne", "prompt": "The capital of Dorne is"}
-    with pytest.raises(ValueError, match="no facts"):
+    with pytest.raises(ValueError, match=r"no facts; give a list of vademecum\.editing\.Fact\("):
         editing.plan(model, [], words)
     with pytest.raises(ValueError, match=r"says 'Dun' to .* already"):
         editing.plan(model, [fact(**capital, target="Dun")], words)
@@ -138,8 +163,12 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
     after = logits(model, words, "The capital of Dorne is")
     with pytest.raises(ValueError, match="applied already"):
         edit.apply()
-    with pytest.raises(ValueError, match="is written twice"):
+    with pytest.raises(ValueError, match="applied already"):
         editing.Edit(model, edits[0]).apply()
+    with pytest.raises(ValueError, match="is written twice"):
+        editing.Edit(model, edits[0].joined(edits[1])).apply()
+    with pytest.raises(ValueError, match="already"):
+        edits[0].content.put(model, edits[0])
     assert torch.equal(after, logits(model, words, "The capital of Dorne is"))
 
 
@@ -175,6 +204,34 @@ def test_a_block_that_silences_memories_ends_even_if_they_came_inside_it(model: 
     assert says(model, words, "The capital of Dorne is") == "Hol"
     with vm.knocked_out(model), pytest.raises(ValueError, match="leave that block"):
         editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
+
+
+def test_an_edit_of_a_copied_model_is_that_copys(model: Any, words: Any, edits: Any) -> None:
+    text = "The capital of Dorne is"
+    bare = logits(model, words, text)
+    edit = editing.Edit(model, edits[0]).apply()
+    edited = logits(model, words, text)
+    copied = copy.deepcopy(edit)
+    assert copied.applied
+    copied.undo()
+    assert torch.equal(logits(copied.model, words, text), bare)
+    assert edit.applied
+    assert torch.equal(logits(model, words, text), edited)
+    anew = editing.Edit(copy.deepcopy(model), edits[0])
+    assert anew.applied
+    anew.undo().apply().undo()
+    assert torch.equal(logits(anew.model, words, text), bare)
+    edit.undo()
+    assert torch.equal(logits(model, words, text), bare)
+
+
+def test_layers_are_given_by_number_or_by_rule(model: Any, words: Any) -> None:
+    fact = editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")
+    for layers, chosen in (("all", (0, 1, 2, 3)), (3, (3,)), (vm.every(2), (1, 3)), ([-1, 1], (1, 3))):
+        assert editing.plan(model, [fact], words, layers=layers).overlay.content.layers == chosen
+    for layers in ("3", ["3"], []):
+        with pytest.raises(ValueError, match=r"plan\(layers=.*expected 'all', 'middle', a list of layer numbers"):
+            editing.plan(model, [fact], words, layers=layers)
 
 
 def test_an_edit_that_does_not_fit_leaves_the_model_bare(edits: Any) -> None:

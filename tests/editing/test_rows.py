@@ -13,6 +13,7 @@ import vademecum as vm
 from vademecum import cli, editing
 from vademecum.editing.reading import greedy
 from vademecum.memory.rewrites import Rewrites
+from vademecum.stores.ram import Ram
 from vademecum.surgery import memories
 
 FACTS = [
@@ -82,8 +83,11 @@ def test_edits_of_the_same_row_combine_in_any_order(remembering: Any, words: Any
     assert again.damage == first.damage
     again.apply()
     assert says(model, words, FACTS[0]) == "Bor"
-    with pytest.raises(ValueError, match="is written twice"):
+    assert first.applied
+    with pytest.raises(ValueError, match="applied already"):
         first.apply()
+    first.undo()
+    assert torch.equal(rows_of(model), before)
 
 
 def test_what_cannot_be_edited_says_so(remembering: Any, taught: Any, words: Any, tmp_path: Path) -> None:
@@ -121,6 +125,81 @@ def test_rows_lie_one_over_the_other(remembering: Any) -> None:
     for label in ("a", "c", "b", "b"):
         over.drop(label)
     assert torch.equal(bank.table().gather(torch.arange(bank.rows)), before)
+
+
+def test_what_a_row_learned_after_an_edit_is_not_undone(remembering: Any, words: Any) -> None:
+    model = copy.deepcopy(remembering)
+    (bank,) = memories(model).banks().values()
+    edits = [editing.plan(model, [fact], words, into="rows") for fact in FACTS[:2]]
+    edits[0].apply()
+    assert bank.weight is not None
+    hav = words.convert_tokens_to_ids("Hav")
+    bank.weight.data[hav, 0, 0] += 1
+    learned = rows_of(model)
+    for refused in (edits[0].undo, edits[1].apply):
+        with pytest.raises(ValueError, match=rf"bank row {hav} is not what the edit laid there.*vm\.save"):
+            refused()
+        assert torch.equal(rows_of(model), learned)
+    assert edits[0].applied
+    assert not edits[1].applied
+
+
+def test_no_memory_is_loaded_below_an_edit(remembering: Any, words: Any, tmp_path: Path) -> None:
+    model = copy.deepcopy(remembering)
+    vm.save(model, tmp_path / "memory")
+    before = rows_of(model)
+    edit = editing.plan(model, FACTS[:1], words, into="rows").apply()
+    edited = rows_of(model)
+    with pytest.raises(ValueError, match=r"move\.shared\.weight has rows that an edit lies over.*undo the edit first"):
+        vm.load(model, tmp_path / "memory")
+    assert torch.equal(rows_of(model), edited)
+    edit.undo()
+    vm.load(model, tmp_path / "memory")
+    assert torch.equal(rows_of(model), before)
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("written", [True, False])
+def test_an_undo_that_fails_can_be_said_again(
+    remembering: Any, words: Any, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException], written: bool
+) -> None:
+    model = copy.deepcopy(remembering)
+    before = rows_of(model)
+    edit = editing.plan(model, FACTS, words, into="rows").apply()
+    write = Ram.write
+
+    def torn(self: Ram, ids: torch.Tensor, values: torch.Tensor) -> None:
+        if written:
+            write(self, ids[:1], values[:1])
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ram, "write", torn)
+        with pytest.raises(fault):
+            edit.undo()
+    assert edit.applied
+    edit.undo()
+    assert not edit.applied
+    assert torch.equal(rows_of(model), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_rows_of_every_number_type_get_their_bits_back(remembering: Any, dtype: torch.dtype) -> None:
+    (bank,) = memories(copy.deepcopy(remembering).to(dtype)).banks().values()
+    assert bank.weight is not None
+    bank.weight.data += torch.rand(bank.weight.shape, dtype=dtype)
+    before, ids = bank.weight.detach().clone(), torch.tensor([1, 3])
+    over = Rewrites.on(bank)
+    over.put("a", ids, torch.randn(2, *bank.row_shape), None)
+    over.drop("a")
+    assert torch.equal(bank.weight, before)
+    # A model that is moved to another type meanwhile is the one without the edit in that type.
+    over.put("a", ids, torch.randn(2, *bank.row_shape), None)
+    bank.float()
+    over.put("b", ids, torch.randn(2, *bank.row_shape), None)
+    over.drop("a")
+    over.drop("b")
+    assert torch.equal(bank.weight, before.float())
 
 
 def test_the_verb_shows_the_damage_before_it_writes(

@@ -94,6 +94,41 @@ def test_entries_may_speak_from_a_headwords_end_on_across_forwards_and_in_their_
     torch.testing.assert_close(values(other, again), once)
 
 
+def test_texts_that_are_packed_into_one_row_are_refused_where_entries_speak_to_its_end() -> None:
+    model, ids = attached(reach="after"), torch.tensor([[1, 7, 8, 3, 2, 5]])
+    for packed in ([0, 1, 2, 0, 1, 2], [0, 1, 2, 0, 0, 1]):
+        with pytest.raises(
+            ValueError, match=r"position_ids go back at token 3 of row 0.*give each text a row of its own"
+        ):
+            model(input_ids=ids, position_ids=torch.tensor([packed]))
+    block = torch.block_diag(torch.ones(3, 3), torch.ones(3, 3)).tril().bool()[None, None]
+    with pytest.raises(ValueError, match="position_ids go back at token 3"):
+        model(input_ids=ids, position_ids=torch.tensor([[0, 1, 2, 0, 1, 2]]), attention_mask=block)
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits
+        assert torch.equal(model(input_ids=ids, position_ids=torch.arange(6)[None]).logits, whole)
+    attached()(input_ids=ids, position_ids=torch.tensor([[0, 1, 2, 0, 1, 2]]))
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padded_texts_whose_positions_begin_after_the_padding_are_not_packed(cache: str, attention: str) -> None:
+    model = attached(reach="after").eval()
+    model.set_attn_implementation(attention)
+    texts = torch.tensor([[0, 0, 0, 1, 7, 8], [1, 7, 8, 3, 2, 5]])
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1] * 6])
+    positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)
+    with torch.no_grad():
+        model(input_ids=texts, attention_mask=mask, position_ids=positions)
+        right = torch.tensor([[0, 1, 2, 0, 0, 0], [0, 1, 2, 3, 4, 5]])
+        model(input_ids=texts.roll(3, 1), attention_mask=mask.flip(1), position_ids=right)
+    settings = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "cache_implementation": cache}
+    together = model.generate(input_ids=texts, attention_mask=mask, **settings)
+    alone = model.generate(input_ids=texts[:1, 3:], attention_mask=mask[:1, 3:], **settings)
+    assert torch.equal(together[:1, 3:], alone)
+    model.generate(input_ids=texts, attention_mask=mask, num_beams=2, **settings)
+
+
 def test_in_decoding_only_what_is_new_is_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
     from vademecum.ops import ngrams
 

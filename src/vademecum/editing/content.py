@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-
-Take = Callable[[], None]
-"""Takes what was put on a model off it again."""
 
 
 class Content(ABC):
@@ -54,11 +51,21 @@ class Content(ABC):
         """What is said for ``numbers`` alone, in their order."""
 
     @abstractmethod
-    def put(self, model: nn.Module, overlay: Any) -> Take:
-        """Put what ``overlay`` (whose content this is) says on ``model``.
+    def put(self, model: nn.Module, overlay: Any) -> None:
+        """Put what ``overlay`` (whose content this is) says on ``model``, under its digest.
 
         Raises:
-            ValueError: it cannot be put there; the model is then unchanged.
+            ValueError: it is there already or cannot be put there; the model is then unchanged.
+        """
+
+    @abstractmethod
+    def take(self, model: nn.Module, overlay: Any) -> None:
+        """Take off ``model`` what lies there under the digest of ``overlay``; nothing happens where nothing does.
+
+        It may be another model than was given to :meth:`put`, such as a copy of it.
+
+        Raises:
+            ValueError: it cannot be taken off; the model is then unchanged.
         """
 
     @abstractmethod

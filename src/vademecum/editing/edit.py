@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from vademecum import hosts
 from vademecum.attached import ROOT, Memories
 from vademecum.editing import fingerprint, overlay
-from vademecum.editing.content import Take
 from vademecum.editing.damage import Damage
 from vademecum.editing.facts import Fact, require_agreement
 from vademecum.editing.overlay import Overlay
@@ -25,12 +26,12 @@ class Edit:
 
     def __init__(self, model: nn.Module, overlay: Overlay) -> None:
         self.model, self.overlay = model, overlay
-        self._take: Take | None = None
 
     @property
     def applied(self) -> bool:
-        """Whether it is on the model."""
-        return self._take is not None and any(one is self.overlay for one in overlays(self.model))
+        """Whether what it writes is on the model, whoever put it there."""
+        there = overlays(self.model)
+        return any(one is self.overlay for one in there) or self.overlay.digest in {one.digest for one in there}
 
     @property
     def failed(self) -> list[str]:
@@ -57,28 +58,33 @@ class Edit:
         """Put it on the model, beside whatever is there; edits may come in any order.
 
         Raises:
-            ValueError: it is on already, has nothing to say, contradicts an edit that is on, or the model is being
-                recorded. The model is then unchanged.
+            ValueError: it is on already, has nothing to say, contradicts an edit that is on, or the model is compiled
+                or being recorded, or runs within torch.inference_mode(). The model is then unchanged.
         """
+        hosts.require_uncompiled(self.model)
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "apply was called within torch.inference_mode(), whose tensors cannot be trained through afterwards; "
+                "leave that block, or write torch.no_grad() in its place."
+            )
         if self.applied:
             raise ValueError("this edit is applied already; call undo() first.")
         if not self.overlay.active:
             raise ValueError("this edit holds no fact that could be applied.")
         there = [fact for other in overlays(self.model) for fact in other.facts]
         require_agreement(self.overlay.facts, there)
-        self._take = self.overlay.content.put(self.model, self.overlay)
+        self.overlay.content.put(self.model, self.overlay)
         return self
 
     def undo(self) -> Edit:
-        """Take it off again: the model is then, bit for bit, what it is without it.
+        """Take it off again: the model is then, bit for bit, what it is without it. What fails can be said again.
 
         Raises:
-            ValueError: it is not on the model.
+            ValueError: it is not on the model, or rows that it lies over were trained or loaded since.
         """
-        if not self.applied or self._take is None:
+        if not self.applied:
             raise ValueError("this edit is not applied; there is nothing to undo.")
-        self._take()
-        self._take = None
+        self.overlay.content.take(self.model, self.overlay)
         return self
 
     def save(self, path: str | Path) -> Path:

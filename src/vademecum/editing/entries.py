@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vademecum import grafting
 from vademecum.attached import ROOT, Memories
-from vademecum.editing.content import Content, Take, bytes_of
+from vademecum.editing.content import Content, bytes_of
 from vademecum.kinds.entries import Entries
 from vademecum.memory.base import Built
 
@@ -89,8 +89,12 @@ class AsEntries(Content):
             whom_biases=self.whom_biases[list(numbers)],
         )
 
-    def put(self, model: nn.Module, overlay: Any) -> Take:
+    def put(self, model: nn.Module, overlay: Any) -> None:
         kind = self.kind(overlay)
+        if _labelled(model, kind.label):
+            raise ValueError(
+                "entries of this edit are on the model already; undo the edit, or load the memory without them."
+            )
 
         def prepare(built: Built) -> None:
             self.fill(built, overlay.order)
@@ -99,9 +103,11 @@ class AsEntries(Content):
         try:
             grafting.extend(model, kind, prepare=prepare)
         except BaseException:
-            off(model, kind)
+            off(model, kind.label)
             raise
-        return lambda: off(model, kind)
+
+    def take(self, model: nn.Module, overlay: Any) -> None:
+        off(model, overlay.digest)
 
     def again(self) -> dict[str, Any]:
         return {"into": self.name, "layers": self.layers}
@@ -130,8 +136,13 @@ class AsEntries(Content):
             part.requires_grad_(False)
 
 
-def off(model: nn.Module, kind: Any) -> None:
-    """Take ``kind`` off, if it is on."""
-    root = getattr(model, ROOT, None)
-    if isinstance(root, Memories) and any(one is kind for one in root.kinds.values()):
+def off(model: nn.Module, label: str) -> None:
+    """Take the entries called ``label`` off, if they are on."""
+    for kind in _labelled(model, label):
         grafting.withdraw(model, kind)
+
+
+def _labelled(model: nn.Module, label: str) -> list[Entries]:
+    root = getattr(model, ROOT, None)
+    kinds = root.kinds.values() if isinstance(root, Memories) else ()
+    return [kind for kind in kinds if isinstance(kind, Entries) and kind.label == label]

@@ -19,7 +19,7 @@ from vademecum.editing.locating import tokens_of
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.reading import batches, measures_of
 from vademecum.memory.base import Built
-from vademecum.memory.layers import chosen_layers
+from vademecum.memory.layers import Layers, chosen_layers
 
 
 def into_entries(
@@ -28,7 +28,7 @@ def into_entries(
     tokenizer: Any,
     written: Sequence[Written],
     *,
-    layers: Sequence[int] | None,
+    layers: Layers | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[AsEntries, tuple[Written, ...]]:
     """What entries say for ``written``, and those with the seconds that each took.
@@ -44,7 +44,7 @@ def into_entries(
     begun = time.perf_counter()
     depth, facts = host.shape.layers, [one.fact for one in written]
     upper = range(depth - min(depth, max(2, depth // 5)), depth)
-    chosen = tuple(upper) if layers is None else chosen_layers(tuple(layers), depth, "plan")
+    chosen = tuple(upper) if layers is None else chosen_layers(layers, depth, "plan")
     groups = _groups(facts)
     everything = [*facts, *(fact for other in overlays(model) for fact in other.facts)]
     gates = []
@@ -110,7 +110,7 @@ def _learned(
             descend(model, host, tables, lines, kept, content.layers[0], values=values, apart=True)
             rows[list(some.order)] = torch.stack([table.detach().cpu() for table in tables], 1)
         finally:
-            off(model, kind)
+            off(model, kind.label)
         seconds = (time.perf_counter() - begun) / len(numbers)
         for number in numbers:
             written[number] = dataclasses.replace(written[number], seconds=written[number].seconds + seconds)

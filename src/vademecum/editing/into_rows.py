@@ -22,6 +22,7 @@ from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.reading import measures_of
 from vademecum.editing.rows import AsRows, banks_of, digest_of, key_of
 from vademecum.memory.bank import Bank
+from vademecum.memory.layers import Layers
 from vademecum.memory.rewrites import Rewrites
 
 #: Other things said of a subject that are held to what the model says, since the same rows are read there.
@@ -34,7 +35,7 @@ def into_rows(
     tokenizer: Any,
     written: Sequence[Written],
     *,
-    layers: Sequence[int] | None,
+    layers: Layers | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[AsRows, tuple[Written, ...]]:
     """What is laid over rows for ``written``, and those with the seconds that each took.
@@ -80,7 +81,8 @@ def into_rows(
         # What came before lies there already, since facts may share a row.
         before = Overlay(made_for={}, written=tuple(written), content=content, active=tuple(range(start)))
         tables = [nn.Parameter(one[numbers].clone()) for one in content.differences]
-        take = content.put(model, before) if start else None
+        if start:
+            content.put(model, before)
         try:
             with ExitStack() as stack:
                 for bank, table in zip(banks.values(), tables, strict=True):
@@ -95,8 +97,8 @@ def into_rows(
                 kept += [tokens_of(tokenizer, text) for fact in facts for text in _held(tokenizer, fact)]
                 descend(model, host, tables, lines, kept, 0, values=values, keeping=1.0 / HELD)
         finally:
-            if take is not None:
-                take()
+            if start:
+                content.take(model, before)
         for whole, table in zip(content.differences, tables, strict=True):
             whole[numbers] = table.detach().cpu()
         seconds = (time.perf_counter() - begun) / len(numbers)

@@ -16,12 +16,12 @@ def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
     prompts_, kept = [one.prompt for one in overlay.facts], [text for one in overlay.facts for text in one.keep]
     stay = [tokens_of(tokenizer, text) for text in kept]
     went = went_on(model, stay, KEPT_TOKENS)
-    take = overlay.content.put(model, overlay)
+    overlay.content.put(model, overlay)
     try:
         said = iter(greedy(model, tokenizer, prompts_, longest(tokenizer, overlay.facts)))
         goes = went_on(model, stay, KEPT_TOKENS)
     finally:
-        take()
+        overlay.content.take(model, overlay)
     moved = {text for text, a, b in zip(kept, went, goes, strict=True) if a != b}
     written = list(overlay.written)
     for number in overlay.active:

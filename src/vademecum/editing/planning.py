@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -22,11 +23,13 @@ from vademecum.editing.facts import Fact, require_agreement, says
 from vademecum.editing.into_entries import into_entries
 from vademecum.editing.into_rows import into_rows
 from vademecum.editing.learning import longest
-from vademecum.editing.locating import clean, spellings
+from vademecum.editing.locating import clean, spellings, tokens_of
 from vademecum.editing.measuring import measured
 from vademecum.editing.overlay import Overlay, Written
-from vademecum.editing.reading import as_it_was, greedy
+from vademecum.editing.reading import LOOKED_AT, as_it_was, greedy, padded
 from vademecum.editing.rows import AsRows
+from vademecum.memory.layers import Layers
+from vademecum.memory.sites import SiteWrapper
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ def plan(
     tokenizer: Any,
     *,
     into: str = AsEntries.name,
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     texts: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Edit:
@@ -52,9 +55,10 @@ def plan(
         tokenizer: the model's, of the fast sort.
         into: ``"entries"``, which speak at a subject alone; or ``"rows"``, those of the model's own bank at the tokens
             that subjects end with, which speak wherever these tokens stand.
-        layers: that entries speak in; the upper fifth where not given, in which it is plain what is asked
-            and of whom.
-        texts: ordinary ones, on which the damage of changed rows is measured; the model's own writing where None.
+        layers: that entries speak in, numbers or a rule as in ``vm.MoVE(layers=...)``; the upper fifth where not given,
+            in which it is plain what is asked and of whom.
+        texts: ordinary ones, one or more, on which the damage of changed rows is measured; the model's own writing
+            where None.
         progress: called with how many facts are done, and of how many.
 
     Returns:
@@ -63,22 +67,27 @@ def plan(
 
     Raises:
         ValueError: a subject is missing from its prompt or no token ends with it, the model says the target already,
-            or facts contradict each other. The model is then as it was.
+            is compiled or says no numbers, or facts contradict each other. The model is then as it was.
     """
     facts = list(facts)
     if not facts:
-        raise ValueError("plan was given no facts; give a list of vm.Fact(subject=..., prompt=..., target=...).")
+        raise ValueError(
+            "plan was given no facts; give a list of vademecum.editing.Fact(subject=..., prompt=..., target=...)."
+        )
     require_agreement(facts)
+    hosts.require_uncompiled(model)
     root = getattr(model, ROOT, None)
     host = root.host if isinstance(root, Memories) else hosts.find(model)
     if into not in PLANNERS:
         raise ValueError(f"plan(into={into!r}) was given; expected {' or '.join(map(repr, PLANNERS))}.")
     _require_learnable(model)
+    _require_texts(texts)
     if isinstance(root, Memories) and root.muted:
         raise ValueError("the model's memories are silent (knocked_out); leave that block before facts are planned.")
     heads = [headword(tokenizer, fact) for fact in facts]
     begun = time.perf_counter()
-    with as_it_was(model):
+    with _modes_of_memories(model), as_it_was(model):
+        _require_numbers(model, tokenizer, facts)
         before = greedy(model, tokenizer, [fact.prompt for fact in facts], longest(tokenizer, facts))
         _require_news(facts, before)
         looked = (time.perf_counter() - begun) / len(facts)
@@ -87,6 +96,11 @@ def plan(
             for fact, head, said in zip(facts, heads, before, strict=True)
         ]
         content, done = PLANNERS[into](model, host, tokenizer, written, layers=layers, progress=progress)
+        if not all(bool(one.isfinite().all()) for one in content.tensors().values()):
+            raise ValueError(
+                "what was learned is not finite, so it was left; load the model in torch.float32, where gradients have "
+                "room."
+            )
         overlay = Overlay(
             made_for=fingerprint.of(model, tokenizer), written=done, content=content, active=tuple(range(len(facts)))
         )
@@ -96,6 +110,26 @@ def plan(
     if edit.failed:
         _log.warning("%d of %d facts do not hold: %s", len(edit.failed), len(facts), "; ".join(edit.failed[:3]))
     return edit
+
+
+@contextmanager
+def _modes_of_memories(model: nn.Module) -> Iterator[None]:
+    """Within the block entries come and go; what stands around a host's modules is then in their mode again.
+
+    It is made anew every time, and a module that rests under it is not among the model's.
+    """
+    root = getattr(model, ROOT, None)
+    sites = [site for _, _, site in root.sites()] if isinstance(root, Memories) else []
+    hosts_own = [module for site in sites if isinstance(site, SiteWrapper) for module in site.original().modules()]
+    modes = {module: module.training for module in hosts_own}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        root = getattr(model, ROOT, None)
+        if isinstance(root, Memories):
+            root.follow()
 
 
 def _require_learnable(model: Any) -> None:
@@ -109,6 +143,30 @@ def _require_learnable(model: Any) -> None:
             f"plan was given a {type(model).__name__}, which has no head to say an answer with; load the model with "
             f"AutoModelForCausalLM."
         )
+
+
+def _require_texts(texts: Any) -> None:
+    if texts is None or (not isinstance(texts, str) and len(texts) and all(isinstance(one, str) for one in texts)):
+        return
+    raise ValueError(
+        f"plan(texts={repr(texts)[:60]}) was given; expected a list of one or more texts, or None for the "
+        f"model's own writing."
+    )
+
+
+def _require_numbers(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> None:
+    """Raise ValueError where what the model says of a prompt is no number: nothing is learned from that."""
+    for start in range(0, len(facts), LOOKED_AT):
+        some = [fact.prompt for fact in facts[start : start + LOOKED_AT]]
+        ids, mask = padded([tokens_of(tokenizer, text) for text in some], left=False)
+        with torch.no_grad():
+            logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
+        lost = logits.isnan().any(-1).cpu() & mask.bool()
+        if bool(lost.any()):
+            raise ValueError(
+                f"the model's logits for {some[int(lost.any(1).nonzero()[0])]!r} are not numbers (NaN), so nothing can "
+                f"be learned from them; look for weights that are not finite, or load the model in torch.float32."
+            )
 
 
 def headword(tokenizer: Any, fact: Fact) -> tuple[tuple[int, ...], ...]:

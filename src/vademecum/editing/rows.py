@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vademecum.attached import ROOT, Memories
-from vademecum.editing.content import Content, Take, bytes_of
+from vademecum.editing.content import Content, bytes_of
 from vademecum.memory.bank import Bank
 from vademecum.memory.rewrites import Rewrites
 
@@ -76,7 +76,7 @@ class AsRows(Content):
         own = list(numbers)
         return dataclasses.replace(self, ids=self.ids[own], differences=tuple(one[own] for one in self.differences))
 
-    def put(self, model: nn.Module, overlay: Any) -> Take:
+    def put(self, model: nn.Module, overlay: Any) -> None:
         """See :meth:`Content.put`; the rows must be the ones that the differences were learned over."""
         banks = banks_of(model)
         missing = [name for name in self.banks if name not in banks]
@@ -88,23 +88,27 @@ class AsRows(Content):
         order = list(overlay.order)
         ids = torch.unique(self.ids[order])
         ids = ids[ids >= 0]
-        laid: list[Rewrites] = []
         label = overlay.digest
-
-        def take() -> None:
-            for one in laid:
-                one.drop(label)
-
+        over = [Rewrites.on(banks[name]) for name in self.banks]
+        for name, one in zip(self.banks, over, strict=True):
+            if label in one.laid:
+                raise ValueError("this edit is applied already; call undo() first.")
+            self._require_same(name, ids, one.were(ids))
         try:
-            for place, name in enumerate(self.banks):
-                over = Rewrites.on(banks[name])
-                self._require_same(name, ids, over.were(ids))
-                laid.append(over)
-                over.put(label, ids, self.summed(place, order, ids), overlay)
+            for place, one in enumerate(over):
+                one.put(label, ids, self.summed(place, order, ids), overlay)
         except BaseException:
-            take()
+            self.take(model, overlay)
             raise
-        return take
+
+    def take(self, model: nn.Module, overlay: Any) -> None:
+        """See :meth:`Content.take`; the rows must be what was laid there."""
+        banks, label = banks_of(model), overlay.digest
+        over = [Rewrites.on(banks[name]) for name in self.banks if name in banks]
+        for one in over:
+            one.require_as_laid(label)
+        for one in over:
+            one.drop(label)
 
     def again(self) -> dict[str, Any]:
         return {"into": self.name}

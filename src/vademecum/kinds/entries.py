@@ -31,6 +31,12 @@ from vademecum.memory.entries import (
 class Entries(Kind):
     """Value rows at headwords.
 
+    A headword is a sequence of tokens, not a word: it ends inside of every longer word that begins with its tokens, as
+    "France" does in "Franceville" where a tokenizer cuts that so. Which headword is the longest is decided within one
+    set: of two sets on a model both speak, each by its own longest. With ``reach="after"`` entries speak to the end of
+    a row; texts that are packed into one row are refused where ``position_ids`` begin anew in it, and are one text
+    where nothing says so.
+
     Attributes:
         headwords: by entry, the token ids of each of its spellings; the longest spelling that ends at a token counts,
             and entries that share a spelling all speak.

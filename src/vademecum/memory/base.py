@@ -167,9 +167,11 @@ class Shared(nn.Module, ABC):
 
     Attributes:
         looks_back: how many tokens before a forward it must know.
+        overlay: the edit that put its kind on the model, and keeps it in a file of its own; None for the model's own.
     """
 
     looks_back: int = 0
+    overlay: Any = None
 
     @abstractmethod
     def read(self, frame: Frame) -> Any:
@@ -323,9 +325,7 @@ class Kind(ABC):
         data: dict[str, Any] = {"kind": self.name}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, Every):
-                value = {"every": value.step}
-            data[f.name] = list(value) if isinstance(value, tuple) else value
+            data[f.name] = {"every": value.step} if isinstance(value, Every) else _plain(value)
         return data
 
     @classmethod
@@ -357,6 +357,11 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "bool": (bool,),
     "bool | None": (bool, type(None)),
 }
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON gives it back: tuples become lists, inside of each other too."""
+    return [_plain(one) for one in value] if isinstance(value, (tuple, list)) else value
 
 
 def require_not_negative(kind: Kind, *names: str) -> None:

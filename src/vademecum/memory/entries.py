@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vademecum.history import WHOLE
 from vademecum.lookup import Frame
 from vademecum.memory.base import Cost, Role, Shared, ValuePart
 from vademecum.ops import ngrams
@@ -15,10 +16,6 @@ from vademecum.ops import ngrams
 Spelling = tuple[int, ...]
 #: From where a headword ends, how far its entries speak: at that token, or at it and all that follow in the text.
 REACHES = ("end", "after")
-
-
-#: More tokens than any text has: a memory that looks back to the beginning.
-WHOLE = 2**62
 
 
 class Matches(NamedTuple):
@@ -71,6 +68,7 @@ class Headwords(Shared):
             places, entries = self._ends(ids, tokens)
             return Matches(places, entries) if len(places) else None
         before = ids[:, : ids.shape[1] - tokens]
+        _require_one_text_a_row(frame)
         # In decoding what came before was looked through a step ago; only what is new is.
         same = (
             self._named is not None and self._named.ids.shape == before.shape and torch.equal(self._named.ids, before)
@@ -95,6 +93,23 @@ class Headwords(Shared):
 
     def cost(self) -> Cost:
         return Cost()
+
+
+def _require_one_text_a_row(frame: Frame) -> None:
+    """Raise ValueError where positions begin anew within a row: entries would speak on in the next text."""
+    positions, ids = frame.positions, frame.addresses().ids
+    if positions is None or positions.dim() != 2 or positions.shape[1] != ids.shape[1]:
+        return
+    anew = positions[:, 1:] <= positions[:, :-1]
+    if frame.mask is not None:
+        real = frame.mask.view_as(ids).to(anew.device)
+        anew = anew & real[:, 1:] & real[:, :-1]
+    if bool(anew.any()):
+        row, place = anew.nonzero()[0].tolist()
+        raise ValueError(
+            f"position_ids go back at token {place + 1} of row {row}, as where several texts are packed into one row, "
+            f"but entries with reach='after' speak to the end of a row; give each text a row of its own."
+        )
 
 
 class Named(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,16 @@ def chosen_layers(layers: Layers, count: int, kind: str) -> tuple[int, ...]:
         return (count // 2,)
     if isinstance(layers, int):
         layers = (layers,)
-    if isinstance(layers, str) or not layers:
+    numbers = [] if isinstance(layers, str) else [index(i) for i in layers if hasattr(i, "__index__")]
+    if isinstance(layers, str) or not numbers or len(numbers) < len(layers):
         raise ValueError(
             f"{kind}(layers={layers!r}) was given; expected 'all', 'middle', a list of layer numbers or every(n), "
             f"for instance layers=[0, {count - 1}]."
         )
-    wrong = [i for i in layers if not -count <= i < count]
+    wrong = [i for i in numbers if not -count <= i < count]
     if wrong:
         raise ValueError(
             f"{kind}(layers={list(layers)}) names layer {wrong[0]}, but the host has layers 0 to {count - 1}; "
             f"leave it out or write layers='all'."
         )
-    return tuple(sorted({i % count for i in layers}))
+    return tuple(sorted({i % count for i in numbers}))

@@ -56,6 +56,10 @@ class SiteModule(nn.Module):
         """Hooks that it needs on modules of ``host``, as handles to take them off by."""
         return []
 
+    def follow(self) -> None:
+        """Take the mode, training or not, of the host's module; what is in it keeps its own."""
+        raise NotImplementedError
+
     def stand(self, host: Host) -> None:
         """Take its place in ``host``."""
         raise NotImplementedError
@@ -74,6 +78,10 @@ class SiteWrapper(SiteModule):
         self.host = host
         # A tuple hides the modules in it from nn.Module: a parent is not part of its child.
         self._place = (parent, name)
+
+    def follow(self) -> None:
+        for one in (self, self.memory, self.host if self.replaced else self):
+            one.training = self.original().training
 
     def stand(self, host: Host) -> None:
         parent, name = self._place
@@ -211,6 +219,9 @@ class ResidualSite(SiteModule):
     def __init__(self, layer: int, parent: nn.Module) -> None:
         super().__init__(layer)
         self._place = (parent,)
+
+    def follow(self) -> None:
+        self.training = self.memory.training = self._place[0].training
 
     def stand(self, host: Host) -> None:
         self._place[0].add_module(self.NAME, self)
