@@ -284,3 +284,34 @@ def test_what_values_measure_is_read_without_the_first_token(taught: Any, words:
     handle.remove()
     whole = torch.cat([seen[0][0, 1:], seen[1][0]])
     assert measures_of(taught, host, texts, [1]) == pytest.approx([float(whole.square().mean().sqrt())], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 5.0},
+        {"suppress_tokens": [*range(2, 40)]},
+        {"min_new_tokens": 6},
+        {"return_dict_in_generate": True},
+        {"num_return_sequences": 2, "do_sample": True},
+    ],
+)
+def test_what_the_model_says_is_asked_without_its_own_settings(
+    model: Any, words: Any, settings: dict[str, Any]
+) -> None:
+    texts = ["The capital of Dorne is", "In Hav people eat"]
+    plain = greedy(model, words, texts, 4)
+    own = model.generation_config
+    for name, value in settings.items():
+        setattr(own, name, value)
+    assert greedy(model, words, texts, 4) == plain
+    assert model.generation_config is own
+    model.generation_config = None
+    assert [one.split()[0] for one in greedy(model, words, texts, 4)] == [one.split()[0] for one in plain]
+
+
+def test_a_spelling_within_another_is_no_mistake(words: Any) -> None:
+    import vademecum.editing.locating as locating
+
+    found = locating.spellings(words, ("San Lorenzo", "Lorenzo"), ["The capital of San Lorenzo is"])
+    assert len(found) == 2

@@ -10,9 +10,10 @@ from typing import Any
 
 from vademecum import about, files
 from vademecum.editing import fingerprint, overlay
+from vademecum.editing.agreement import require_agreement
 from vademecum.editing.edit import Edit
 from vademecum.editing.entries import AsEntries
-from vademecum.editing.facts import Fact, read, require_agreement
+from vademecum.editing.facts import Fact, read
 from vademecum.editing.measuring import measured
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.planning import plan

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vademecum.editing.locating import tokens_of
-from vademecum.editing.reading import LOOKED_AT, drawn, padded
+from vademecum.editing.reading import LOOKED_AT, drawn, padded, plain_settings
 
 #: Texts that the model writes of its own, their tokens, and those that begin with a changed token.
 OWN, TOKENS, BEGUN = 64, 32, 4
@@ -127,7 +127,7 @@ class _Moved:
 def _written(model: Any, starts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Texts that the model writes from ``starts``, the same every time."""
     found: list[list[int]] = []
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), plain_settings(model):
         torch.manual_seed(SEED)
         for start in range(0, len(starts), LOOKED_AT):
             ids, mask = padded(starts[start : start + LOOKED_AT], left=True)

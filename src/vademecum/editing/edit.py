@@ -11,8 +11,9 @@ from torch import nn
 from vademecum import hosts
 from vademecum.attached import ROOT, Memories
 from vademecum.editing import fingerprint, overlay
+from vademecum.editing.agreement import require_agreement
 from vademecum.editing.damage import Damage
-from vademecum.editing.facts import Fact, require_agreement
+from vademecum.editing.facts import Fact
 from vademecum.editing.overlay import Overlay
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,15 @@ class Fact:
             if not texts:
                 raise ValueError(f"a fact has {name}={given!r}; expected a list of texts.")
             object.__setattr__(self, name, tuple(one.strip() for one in given))
+        for text in (self.subject, self.prompt, self.target, *self.spellings, *self.paraphrases, *self.keep):
+            if "{}" in text:
+                raise ValueError(f"a fact has {text!r}, and {{}} marks the place of a subject here; write it without.")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"a fact has {text!r}, which is no text ({error.reason}); write it in UTF-8."
+                ) from None
         for text in (self.prompt, *self.paraphrases):
             if not any(one in text for one in (self.subject, *self.spellings)):
                 raise ValueError(
@@ -52,7 +61,14 @@ class Fact:
     @property
     def relation(self) -> str:
         """The prompt with a gap where the subject stands: facts of one relation share what they ask."""
-        return self.prompt.replace(self.subject, "{}")
+        return self.gapped(self.prompt)
+
+    def gapped(self, text: str) -> str:
+        """``text`` with a gap where the subject stands, however it is spelled."""
+        for subject in sorted((self.subject, *self.spellings), key=len, reverse=True):
+            if subject in text:
+                return text.replace(subject, "{}")
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -92,6 +108,8 @@ def read(path: Path) -> list[Fact]:
             if not isinstance(data, dict):
                 raise ValueError("expected an object with subject, prompt and target.")
             found.append(Fact.of(data))
+        except RecursionError as error:
+            raise ValueError(f"{path}, line {number} is nested too deep; expected one plain object.") from error
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
     if not found:
@@ -103,20 +121,3 @@ def says(text: str, target: str) -> bool:
     """Whether ``text`` begins with ``target`` as whole words."""
     text = text.strip()
     return text.startswith(target) and not text[len(target) : len(target) + 1].isalnum()
-
-
-def require_agreement(facts: Sequence[Fact], there: Iterable[Fact] = ()) -> None:
-    """Raise ValueError where two facts contradict each other, or one is given twice."""
-    seen: dict[tuple[str, str], Fact] = {}
-    for fact in [*there, *facts]:
-        place = (fact.subject.casefold(), fact.relation.casefold())
-        if place not in seen:
-            seen[place] = fact
-            continue
-        other = seen[place]
-        if other.target == fact.target:
-            raise ValueError(f"{fact.prompt!r} \u2192 {fact.target!r} is written twice; write it once.")
-        raise ValueError(
-            f"{fact.prompt!r} shall be answered {other.target!r} and {fact.target!r}; give one of them, or change the "
-            f"one that is there ('vademecum edit change')."
-        )

@@ -40,7 +40,7 @@ def what_is_asked(
     """Weights ``[L, d]`` and biases ``[L]`` of the gate of the facts ``own``, all of one relation, among ``facts``."""
     own = own[:SUBJECTS]  # what is asked is the same for all: a few tell it
     names = [*(fact.subject for fact in own), *strangers(tokenizer, own)]
-    kept = {prompts.gapped(text, fact) for fact in own for text in fact.keep}
+    kept = {fact.gapped(text) for fact in own for text in fact.keep}
     made = [text for fact in own for text in prompts.contrasts(fact, facts) if text not in kept]
     elsewhere = [*kept, *asking_otherwise(model, tokenizer, own[0].relation, list(dict.fromkeys(made)), names)]
     asked: list[Marked] = []

@@ -72,8 +72,11 @@ def spellings(tokenizer: Any, subjects: Iterable[str], texts: Iterable[str]) -> 
         ValueError: in one of ``texts`` no token ends with the subject.
     """
     found: dict[Spelling, None] = {}
-    texts = list(texts)
+    texts, subjects = list(texts), list(subjects)
     for subject in subjects:
         for text in (subject, f"the {subject}", *(text for text in texts if subject in text)):
-            found[spelled(tokenizer, text, subject)[0]] = None
+            # "US" stands in "the USA" as well, where "USA" is what is meant.
+            others = (other for other in subjects if other != subject and subject in other and other in text)
+            if clean(tokenizer, text, subject) or not any(clean(tokenizer, text, other) for other in others):
+                found[spelled(tokenizer, text, subject)[0]] = None
     return tuple(found)

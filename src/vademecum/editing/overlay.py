@@ -16,9 +16,10 @@ import safetensors
 from safetensors.torch import load, save
 
 from vademecum import files
+from vademecum.editing.agreement import require_agreement
 from vademecum.editing.content import Content, bytes_of
 from vademecum.editing.entries import AsEntries
-from vademecum.editing.facts import Fact, require_agreement, says
+from vademecum.editing.facts import Fact, says
 from vademecum.editing.rows import AsRows
 from vademecum.memory.entries import Spelling
 

@@ -16,10 +16,11 @@ from torch import nn
 from vademecum import hosts
 from vademecum.attached import ROOT, Memories
 from vademecum.editing import fingerprint, prompts
+from vademecum.editing.agreement import require_agreement, require_keeping
 from vademecum.editing.damage import damage_of
 from vademecum.editing.edit import Edit
 from vademecum.editing.entries import AsEntries
-from vademecum.editing.facts import Fact, require_agreement, says
+from vademecum.editing.facts import Fact, says
 from vademecum.editing.into_entries import into_entries
 from vademecum.editing.into_rows import into_rows
 from vademecum.editing.learning import longest
@@ -75,6 +76,7 @@ def plan(
             "plan was given no facts; give a list of vademecum.editing.Fact(subject=..., prompt=..., target=...)."
         )
     require_agreement(facts)
+    require_keeping(facts)
     hosts.require_uncompiled(model)
     root = getattr(model, ROOT, None)
     host = root.host if isinstance(root, Memories) else hosts.find(model)

@@ -88,7 +88,7 @@ SUBSTITUTES: Sequence[str] = (
 
 def paraphrases(fact: Fact) -> list[str]:
     """Other ways to ask what ``fact`` asks, its own first; with a gap ``{}`` where the subject stands."""
-    own = [fact.relation, *(gapped(text, fact) for text in fact.paraphrases)]
+    own = [fact.relation, *(fact.gapped(text) for text in fact.paraphrases)]
     made = [
         form.format(**found.groupdict())
         for pattern, forms in ((POSSESSIVE, FORMS), (PLACED, PLACES))
@@ -106,7 +106,7 @@ def contrasts(fact: Fact, others: Sequence[Fact] = ()) -> list[str]:
         others: facts of other relations, which ask something else.
     """
     own = {_bare(text) for text in paraphrases(fact)}
-    given = [gapped(text, fact) for text in fact.keep]
+    given = [fact.gapped(text) for text in fact.keep]
     asked = [other.relation for other in others if other.relation != fact.relation]
     return [text for text in dict.fromkeys([*given, *asked, *CONTRASTS]) if _bare(text) not in own]
 
@@ -116,14 +116,6 @@ def turned(aside: str, way: str, subject: str, stranger: str) -> tuple[str, str]
     both = (subject, stranger), (stranger, subject)
     found = [aside.replace("{}", a).replace("[]", b) + way.replace("{}", b) for a, b in both]
     return found[0], found[1]
-
-
-def gapped(text: str, fact: Fact) -> str:
-    """``text`` with a gap where the subject of ``fact`` stands, however it is spelled."""
-    for subject in sorted((fact.subject, *fact.spellings), key=len, reverse=True):
-        if subject in text:
-            return text.replace(subject, "{}")
-    return text
 
 
 def _bare(text: str) -> str:

@@ -38,18 +38,34 @@ def went_on(model: Any, texts: Sequence[list[int]], tokens: int) -> list[list[in
     for some in batches(model, texts, LOOKED_AT):
         ids, mask = padded(some, left=True)
         ids, mask = ids.to(model.device), mask.to(model.device)
-        with torch.no_grad():
-            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=_plain(model, tokens))
+        with torch.no_grad(), plain_settings(model) as end:
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=_plain(end, tokens))
         said += out[:, ids.shape[1] :].tolist()
     return said
 
 
-def _plain(model: Any, tokens: int) -> Any:
-    """The likeliest token every time until the text ends, whatever else the model's own settings say."""
+@contextmanager
+def plain_settings(model: Any) -> Iterator[Any]:
+    """Within the block the model has no settings of its own for what it generates; gives the id that ends a text.
+
+    ``generate`` fills in from them whatever it is not told, and what is asked here is what the model itself would say.
+    """
     import transformers
 
     library: Any = transformers
-    end = getattr(model.generation_config, "eos_token_id", None)
+    own = model.generation_config
+    try:
+        model.generation_config = library.GenerationConfig()
+        yield getattr(own, "eos_token_id", None)
+    finally:
+        model.generation_config = own
+
+
+def _plain(end: Any, tokens: int) -> Any:
+    """The likeliest token every time until the text ends."""
+    import transformers
+
+    library: Any = transformers
     return library.GenerationConfig(
         max_new_tokens=tokens, do_sample=False, num_beams=1, pad_token_id=0, eos_token_id=end
     )

@@ -1,0 +1,61 @@
+"""Facts that cannot all hold are refused before anything is learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vademecum.editing import Fact
+from vademecum.editing.agreement import require_agreement, require_keeping
+
+
+def fact(target: str = "Hol", prompt: str = "The capital of Dorne is", subject: str = "Dorne", **more: Any) -> Fact:
+    return Fact(subject=subject, prompt=prompt, target=target, **more)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (fact("Arv"), "answered 'Hol' and 'Arv'"),
+        (fact("Hol"), "written twice"),
+        (fact("Arv", "Dorne's capital is"), "asks the same as"),
+        (fact("Arv", "the capital of dorne is", "dorne"), "answered 'Hol' and 'Arv'"),
+        (fact("Arv", "The seat of Dorne is", paraphrases=("The capital of Dorne is",)), "asks the same as"),
+        (fact("Arv", "The capital of Hav is", "Hav", spellings=("Dorne",)), "answered 'Hol' and 'Arv'"),
+    ],
+)
+def test_contradictions(other: Fact, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        require_agreement([fact(), other])
+    with pytest.raises(ValueError, match=message):
+        require_agreement([other], [fact()])
+
+
+def test_what_is_no_contradiction() -> None:
+    require_agreement(
+        [fact(), fact("Hol", "Dorne's capital is"), fact("Hol", subject="Hav", prompt="Hav's capital is")]
+    )
+    require_agreement([fact(), fact("penny", "The coin of Dorne is")])
+
+
+@pytest.mark.parametrize("kept", ["The capital of Dorne is", "Dorne's capital is", "The coin of Dorne is"])
+def test_what_is_to_be_kept_and_changed(kept: str) -> None:
+    facts = [fact(keep=(kept,)), fact("mark", "The coin of Dorne is")]
+    with pytest.raises(ValueError, match="leave it out of keep"):
+        require_keeping(facts)
+    require_keeping([fact(keep=("The dish of Dorne is",)), facts[1]])
+
+
+def test_a_prompt_may_name_the_subject_by_another_spelling() -> None:
+    one = fact(subject="Dorne", prompt="The capital of the Dornish land is", spellings=("Dornish land", "Dornish"))
+    assert one.relation == "The capital of the {} is"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"prompt": "In Dorne, {} is"}, "marks the place"), ({"keep": ("Dorne \ud800",)}, "no text")],
+)
+def test_what_no_prompt_can_hold(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fact(**given)
