@@ -13,7 +13,7 @@ def test_a_device_that_is_there() -> None:
     assert devices.chosen(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "xla", ""])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "xla", "meta", ""])
 def test_a_device_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(ValueError, match="expected cpu"):
         devices.chosen(name)

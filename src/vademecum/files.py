@@ -149,10 +149,31 @@ def write_file(path: Path, data: bytes | str) -> None:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():  # who may read it stays as it was
+            os.chmod(tmp, path.stat().st_mode & 0o777)
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Within the block no other process is in such a block for ``folder``; waits for one that is.
+
+    For a moment in which a file is read and written anew. Where the system has no such locks, nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def move_pointer(link: Path, name: str) -> None:

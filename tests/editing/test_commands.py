@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vademecum.cli import main
+from vademecum.editing import commands, overlay
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +119,110 @@ def test_an_overlay_is_not_written_over_by_its_own_export(
     assert main(["edit", "export", str(file), "--out", str(file)]) != 0
     assert "is the overlay itself" in capsys.readouterr().err
     run(capsys, "list", file)
+
+
+def test_two_that_take_out_at_once_both_do(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, lines = tmp_path / "facts.safetensors", tmp_path / "facts.jsonl"
+    facts = [("Dorne", "Hol"), ("Hav", "Arv"), ("Elbonia", "Bor"), ("Genovia", "Cas")]
+    lines.write_text(
+        "\n".join(json.dumps({"subject": s, "prompt": f"The capital of {s} is", "target": t}) for s, t in facts),
+        "utf-8",
+    )
+    run(capsys, "add", folder, file, "--facts", lines)
+    code = "import sys; from vademecum.cli import main; sys.exit(main(sys.argv[1:]))"
+    going = [
+        subprocess.Popen([sys.executable, "-c", code, "edit", "remove", str(file), "--subject", subject])
+        for subject, _ in facts[:3]
+    ]
+    assert [one.wait(120) for one in going] == [0, 0, 0]
+    assert "1 facts, 3 silent" in run(capsys, "list", file)
+    assert len(overlay.read(file).journal) == 4
+
+
+def test_what_came_while_it_was_asked_whether_to_write_is_kept(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol")
+    made = commands._planned
+
+    def meanwhile(*given: Any) -> Any:
+        edit = made(*given)
+        commands.remove(file, "Dorne", None, echo=lambda _: None)
+        return edit
+
+    monkeypatch.setattr(commands, "_planned", meanwhile)
+    hav = ("--subject", "Hav", "--prompt", "The coin of Hav is", "--target", "mark")
+    assert main(["edit", "add", str(folder), str(file), *hav]) == 2
+    assert "changed by another meanwhile" in capsys.readouterr().err
+    assert "0 facts, 1 silent" in run(capsys, "list", file)
+
+
+def test_whether_a_fact_holds_is_brought_back_by_undo(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol")
+    real = commands.measured
+
+    def spoilt(model: Any, tokenizer: Any, whole: overlay.Overlay) -> overlay.Overlay:
+        found = real(model, tokenizer, whole)
+        return found.said_now([dataclasses.replace(found.written[0], after="Arv ."), *found.written[1:]])
+
+    monkeypatch.setattr(commands, "measured", spoilt)
+    hav = ("--subject", "Hav", "--prompt", "The coin of Hav is", "--target", "mark")
+    said = run(capsys, "add", folder, file, *hav)
+    assert "FAILS    The capital of Dorne" in said
+    assert "1 of 2 facts do not hold" in said
+    assert "FAILS    The capital of Dorne" in run(capsys, "list", file)
+    assert "asked before the last removal" not in run(capsys, "list", file)
+    run(capsys, "undo", file)
+    assert "holds    The capital of Dorne" in run(capsys, "list", file)
+
+
+def test_after_a_removal_the_list_says_when_it_was_asked(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol")
+    hav = ("--subject", "Hav", "--prompt", "The coin of Hav is", "--target", "mark")
+    run(capsys, "add", folder, file, *hav)
+    run(capsys, "remove", file, "--subject", "Hav")
+    assert "asked before the last removal" in run(capsys, "list", file)
+    run(capsys, "undo", file)
+    assert "asked before the last removal" not in run(capsys, "list", file)
+
+
+def test_who_may_read_an_overlay_stays_as_it_was(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol")
+    file.chmod(0o600)
+    run(capsys, "remove", file, "--subject", "Dorne")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_mistakes_that_are_told_before_anything_is_learned(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, lines = tmp_path / "facts.safetensors", tmp_path / "facts.jsonl"
+    fact = {"subject": "Dorne", "prompt": "The capital of Dorne is", "target": "Hol"}
+    lines.write_text(json.dumps(fact) + "\n", "utf-8")
+    for words, message in (
+        (("add", folder, file, "--facts", lines, "--keep", "The coin of Dorne is"), "--keep belong to one fact"),
+        (("add", folder, lines / "facts.safetensors", *DORNE, "Hol"), "is a file"),
+        (("add", folder, file, *DORNE, "Hol", "--device", "meta"), "expected cpu"),
+    ):
+        assert main(["edit", *map(str, words)]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    run(capsys, "add", folder, file, "--facts", lines)
+    for words, message in (
+        (("export", file, "--out", lines), "is there already"),
+        (("ask", folder, file, "--prompt", " "), "is empty"),
+    ):
+        assert main(["edit", *map(str, words)]) == 2
+        assert message in capsys.readouterr().err
+    lines.write_text('{"subject": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "utf-8")
+    assert main(["edit", "add", str(folder), str(file), "--facts", str(lines)]) == 2
+    assert "line 1" in capsys.readouterr().err

@@ -43,7 +43,15 @@ def _written(model: str, overlay: Path, given: tuple[Any, ...], *, yes: bool, **
     from vademecum.editing import commands
 
     facts = commands.given(*given)
-    commands.add(model, overlay, facts, echo=typer.echo, confirm=lambda: yes or typer.confirm("Write it?"), **how)
+    commands.add(model, overlay, facts, echo=typer.echo, confirm=lambda: yes or _confirmed(), **how)
+
+
+def _confirmed() -> bool:
+    """The user's answer; where there is nobody to give one, no."""
+    try:
+        return typer.confirm("Write it?")
+    except typer.Abort:
+        return False
 
 
 @edit.command()

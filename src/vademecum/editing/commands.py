@@ -81,8 +81,12 @@ def given(
     one = {"subject": subject, "prompt": prompt, "target": target}
     missing = [f"--{name}" for name, value in one.items() if value is None]
     if facts is not None:
-        if len(missing) < 3:
-            raise ValueError("give a file of --facts or one fact with --subject, --prompt and --target, not both.")
+        beside = [f"--{_option(name)}" for name, texts in more.items() if texts]
+        if len(missing) < 3 or beside:
+            what = f" {', '.join(beside)} belong to one fact; in a file every line has its own." if beside else ""
+            raise ValueError(
+                f"give a file of --facts or one fact with --subject, --prompt and --target, not both.{what}"
+            )
         return read(facts)
     if missing:
         raise ValueError(
@@ -116,6 +120,7 @@ def add(
         confirm: asked when the damage of changed rows was shown; nothing is written where it says no.
     """
     there = overlay.read(path) if path.exists() else None
+    files.require_writable(path.parent)
     if change and there is None:
         raise FileNotFoundError(f"{path} is no file, so there is nothing to change; 'vademecum edit add' writes facts.")
     replacing: list[int] = []
@@ -147,17 +152,17 @@ def add(
         new = there.joined(edit.overlay, replacing=replacing, verb="change" if change else "add", **more)
         with as_it_was(host):
             new = measured(host, tokenizer, new)
-        _require_unmoved(path, there)
     else:
         edit = _planned(host, tokenizer, facts, asked)
         new = edit.overlay
-        if path.exists():
-            raise FileExistsError(f"{path} was written by another meanwhile; say the same again, to add to it.")
     if edit.damage is not None:
         echo(str(edit.damage))
         if not confirm():
             raise ValueError(f"nothing was written to {path}.")
-    overlay.write(new, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.held(path.parent):
+        _require_unmoved(path, there)
+        overlay.write(new, path)
     written = {one.fact for one in edit.overlay.speaking}
     for one in new.speaking:
         if one.fact in written or (one.fact in before and not one.holds):
@@ -168,22 +173,31 @@ def add(
         f"{path}: {len(new.active)} facts; {count} written in {seconds:.1f} s, {seconds / count:.2f} s and "
         f"{edit.overlay.nbytes / count / 1e3:.1f} kB each"
     )
+    if failed := sum(not one.holds for one in new.speaking):
+        echo(
+            f"{failed} of {len(new.active)} facts do not hold: ask in other words too (--paraphrase), or take them out "
+            f"('vademecum edit undo')."
+        )
 
 
 def remove(path: Path, subject: str, prompt: str | None, *, echo: Echo) -> None:
     """Take out what the overlay says of ``subject``."""
-    there = overlay.read(path)
-    numbers = there.find(subject, prompt)
-    overlay.write(there.moved("remove", (), numbers), path)
+    _require_overlay(path)
+    with files.held(path.parent):
+        there = overlay.read(path)
+        numbers = there.find(subject, prompt)
+        overlay.write(there.moved("remove", (), numbers), path)
     for number in numbers:
         echo(f"removed  {_said(there.written[number].fact)}")
 
 
 def undo(path: Path, *, echo: Echo) -> None:
     """Take back the last change that stands."""
-    there = overlay.read(path)
-    back = there.undone()
-    overlay.write(back, path)
+    _require_overlay(path)
+    with files.held(path.parent):
+        there = overlay.read(path)
+        back = there.undone()
+        overlay.write(back, path)
     line = back.journal[-1]
     undone = there.journal[line["of"]]
     echo(f"taken back: {undone['what']} of {undone['when']}; {len(back.active)} facts, digest {back.digest}")
@@ -202,6 +216,8 @@ def listed(path: Path, *, journal: bool, echo: Echo) -> None:
         return
     for one in there.speaking:
         echo(line_of(one))
+    if there.stale and there.active:
+        echo("asked before the last removal; 'vademecum edit ask' tells what is said now")
     silent = len(there.written) - len(there.active)
     echo(f"{len(there.active)} facts, {silent} silent, {there.nbytes / 1e3:.1f} kB, digest {there.digest}")
 
@@ -211,6 +227,8 @@ def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
     there = overlay.read(path)
     if out is not None and out.resolve() == path.resolve():
         raise ValueError(f"--out {out} is the overlay itself; give another file.")
+    if out is not None and out.exists():
+        raise FileExistsError(f"--out {out} is there already; give another file, or take it away first.")
     if small:
         if out is None:
             raise ValueError("--overlay writes a file; say which with --out.")
@@ -227,6 +245,8 @@ def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
 
 def ask(model: str, path: Path, prompts: Sequence[str], tokens: int, *, echo: Echo, device: str | None = None) -> None:
     """How the model goes on without the overlay and with it."""
+    if empty := [prompt for prompt in prompts if not prompt.strip()]:
+        raise ValueError(f"--prompt {empty[0]!r} is empty; give a text to go on from.")
     there = overlay.read(path)
     host, tokenizer = opened(model, device)
     fingerprint.require_same(there.made_for, fingerprint.of(host, tokenizer), str(path))
@@ -239,8 +259,22 @@ def ask(model: str, path: Path, prompts: Sequence[str], tokens: int, *, echo: Ec
         echo(f"{prompt}\n  without  {then.strip()!r}\n  with     {now.strip()!r}")
 
 
-def _require_unmoved(path: Path, there: Overlay) -> None:
-    """Raise ValueError if another wrote to the overlay since it was read."""
+def _option(name: str) -> str:
+    return {"spellings": "spelling", "paraphrases": "paraphrase"}.get(name, name)
+
+
+def _require_overlay(path: Path) -> None:
+    """Raise FileNotFoundError if there is no file, before its folder is asked for."""
+    if not path.is_file():
+        overlay.read(path)
+
+
+def _require_unmoved(path: Path, there: Overlay | None) -> None:
+    """Raise an error if another wrote to the overlay since it was read, or was not there."""
+    if there is None:
+        if path.exists():
+            raise FileExistsError(f"{path} was written by another meanwhile; say the same again, to add to it.")
+        return
     now = overlay.read(path)
     if (now.digest, len(now.journal)) != (there.digest, len(there.journal)):
         raise ValueError(f"{path} was changed by another meanwhile, and stays as it is now; say the same again.")

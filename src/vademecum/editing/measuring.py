@@ -27,4 +27,4 @@ def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
     for number in overlay.active:
         disturbed = tuple(text for text in written[number].fact.keep if text in moved)
         written[number] = dataclasses.replace(written[number], after=next(said), disturbed=disturbed)
-    return dataclasses.replace(overlay, written=tuple(written))
+    return overlay.said_now(written)

@@ -176,6 +176,29 @@ class Overlay:
         }
         return dataclasses.replace(new, journal=(*self.journal, line))
 
+    def said_now(self, written: Sequence[Written]) -> Overlay:
+        """With ``written`` in the place of what was written; the journal's last line keeps what was said before it."""
+        numbers = range(len(self.written))
+        changed = [number for number in numbers if _said(self.written[number]) != _said(written[number])]
+        new = dataclasses.replace(self, written=tuple(written))
+        if not self.journal:
+            return new
+        came = set(self.journal[-1]["came"])
+        were = {str(number): _said(self.written[number]) for number in changed if number not in came}
+        line = self.journal[-1] | ({"said": were} if were else {})
+        return dataclasses.replace(new, journal=(*self.journal[:-1], line))
+
+    @property
+    def stale(self) -> bool:
+        """Whether something was taken out since the entries were last asked: what they say may have changed."""
+        taken_back = {line["of"] for line in self.journal if line["what"] == "undo"}
+        standing = [
+            line["what"]
+            for place, line in enumerate(self.journal)
+            if line["what"] != "undo" and place not in taken_back
+        ]
+        return bool(standing) and standing[-1] == "remove"
+
     def undone(self) -> Overlay:
         """The last change taken back that was not yet; what speaks then is what spoke before it, byte for byte.
 
@@ -192,7 +215,11 @@ class Overlay:
         back = self.moved("undo", line["went"], line["came"], of=open_lines[-1])
         if back.digest != line["before"]:
             raise files.Damaged("what spoke before this change is not what the journal says; restore a good copy.")
-        return back
+        written = list(back.written)
+        for number, (after, disturbed) in line.get("said", {}).items():
+            one = written[int(number)]
+            written[int(number)] = dataclasses.replace(one, after=after, disturbed=tuple(disturbed))
+        return dataclasses.replace(back, written=tuple(written))
 
     def pruned(self) -> Overlay:
         """Only what speaks, with no way back; the journal begins anew."""
@@ -203,6 +230,10 @@ class Overlay:
             active=tuple(range(len(self.active))),
             journal=(),
         )
+
+
+def _said(one: Written) -> list[Any]:
+    return [one.after, list(one.disturbed)]
 
 
 def write(overlay: Overlay, path: Path) -> None:
