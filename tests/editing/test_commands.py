@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -226,3 +227,22 @@ def test_mistakes_that_are_told_before_anything_is_learned(
     lines.write_text('{"subject": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "utf-8")
     assert main(["edit", "add", str(folder), str(file), "--facts", str(lines)]) == 2
     assert "line 1" in capsys.readouterr().err
+
+
+def test_a_model_that_is_cut_off_and_places_that_hold_no_overlay_are_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    looked = ("inspect", "lookup", "smollm2", "--text", "The capital of Dorne is")
+    for words, message in (
+        (("edit", "add", broken, tmp_path / "f.safetensors", *DORNE, "Hol"), "cannot be read"),
+        (("edit", "add", folder, tmp_path, *DORNE, "Hol"), "is a folder"),
+        (("edit", "list", tmp_path), "is a folder"),
+        (looked, "has no memory of its own"),
+        ((*looked, "--overlay", "x.safetensors", "--arm", "dense"), "the one or the other"),
+    ):
+        assert main([*map(str, words)]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())

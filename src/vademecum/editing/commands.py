@@ -36,6 +36,7 @@ def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     from vademecum import devices
     from vademecum.training import export
@@ -56,7 +57,12 @@ def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
     library: Any = transformers
     library.utils.logging.disable_progress_bar()
     tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    found = library.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    try:
+        found = library.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    except SafetensorError as error:
+        raise files.Damaged(
+            f"the weights in {folder} cannot be read ({error}); restore them from a good copy."
+        ) from error
     # A run without a memory keeps a folder for it that names none.
     described = folder / export.MEMORY / about.DESCRIPTION
     if described.is_file() and json.loads(described.read_text(encoding="utf-8")).get("kinds") != []:

@@ -9,7 +9,11 @@ from vademecum.memory.entries import Spelling
 
 
 def tokens_of(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of ``text`` as the model reads it."""
+    """Token ids of ``text`` as the model reads it; ValueError where it is no text that can be written in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text!r} is no text ({error.reason}); write it in UTF-8.") from None
     ids: list[int] = tokenizer(text).input_ids
     return ids
 

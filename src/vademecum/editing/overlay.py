@@ -259,6 +259,10 @@ def read(path: Path) -> Overlay:
         FileNotFoundError: there is no such file.
         files.Damaged: it is no overlay, or not as it was written.
     """
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder; an overlay is a file in it, such as {path / 'facts.safetensors'}."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file; 'vademecum edit add' makes an overlay.")
     try:

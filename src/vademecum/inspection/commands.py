@@ -122,6 +122,10 @@ def inspect_lookup(
     if not text.strip():
         raise ValueError("the text is empty; give --text something to read.")
     names: list[list[str]] = []
+    if overlay is not None and arm is not None:
+        raise ValueError(f"arm={arm!r} is of a comparison, and an overlay of one model; give the one or the other.")
+    if overlay is None and model == editing_commands.SMOLLM2 and not Path(model).exists():
+        raise ValueError(f"{model} has no memory of its own to look into; give the --overlay that was written for it.")
     if overlay is not None:
         host, spoken = editing_commands.opened(model)
         edit = open_edit(overlay, host, spoken).apply()
