@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import json
 import logging
 import math
@@ -163,11 +164,11 @@ def held(folder: Path) -> Iterator[None]:
 
     For a moment in which a file is read and written anew. Where the system has no such locks, nothing is held.
     """
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover
+    if importlib.util.find_spec("fcntl") is None:  # pragma: no cover
         yield
         return
+    import fcntl
+
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -322,19 +323,28 @@ def _swap(tmp: Path, target: Path, asides: list[Path]) -> None:
 
 
 def _refuse_foreign(target: Path) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
+    if target.exists() and not target.is_dir():
         raise FileExistsError(f"{target} is a file, and a folder was to be written there: give another name.")
-    names = list(_walk(target))
+    while (looked_at := _inode(target)) is not None and (unlisted := _unlisted(target)):
+        # Where another writer put its own folder there in between, files of one were held against the list of another.
+        if _inode(target) == looked_at:
+            raise FileExistsError(
+                f"{target} holds files this library did not write ({unlisted[0]}): give a new or empty folder."
+            )
+
+
+def _inode(folder: Path) -> int | None:
+    with contextlib.suppress(FileNotFoundError):
+        return folder.stat().st_ino
+    return None
+
+
+def _unlisted(folder: Path) -> list[str]:
+    names = list(_walk(folder))
     try:
-        unlisted = sorted(set(names) - {MANIFEST} - _read_manifest(target).keys()) if names else []
+        return sorted(set(names) - {MANIFEST} - _read_manifest(folder).keys()) if names else []
     except Damaged:
-        unlisted = names
-    if unlisted:
-        raise FileExistsError(
-            f"{target} holds files this library did not write ({unlisted[0]}): give a new or empty folder."
-        )
+        return names
 
 
 def _beside(target: Path, role: str) -> Path:
