@@ -114,6 +114,7 @@ def small(taught: Any, words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_verb_measures_and_goes_on_without_measuring_again(
     small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(study, "TUNING", 2)
     command = ["study", "editing", "--out", str(small), "--count", "1", "--count", "2", "--seeds", "2"]
     assert cli.main([*command, "--method", "entries"]) == 0
     assert "entries   efficacy" in capsys.readouterr().out
@@ -124,7 +125,6 @@ def test_the_verb_measures_and_goes_on_without_measuring_again(
     assert cli.main([*command, "--method", "entries", "--method", "prompt"]) == 0
     assert all(path.stat().st_mtime_ns == when for path, when in written.items())
     assert len((small / "editing.csv").read_text("utf-8").splitlines()) == 1 + 8
-    monkeypatch.setattr(study, "TUNING", 2)
     assert cli.main([*command, "--method", "finetune", "--seeds", "1"]) == 0
     assert "lr 0.00" in (small / "report.html").read_text("utf-8")
     assert len(json.loads((small / "tuned" / "finetune.json").read_text("utf-8"))) == 4

@@ -63,18 +63,32 @@ class WithEntries(Method):
         return edit.overlay.nbytes, model
 
 
+@dataclass(frozen=True)
 class InThePrompt(Method):
-    """The fact stands before the question, as a retriever that never errs would put it there."""
+    """The fact stands before the question (the second form is that of IKE, arXiv:2305.12740, without demonstrations).
+
+    Attributes:
+        form: number of one of :attr:`forms`.
+    """
 
     name = "prompt"
     title = "the fact put into the prompt"
+    forms: ClassVar[Sequence[str]] = ("{fact} {text}", "New Fact: {fact}\nPrompt: {text}")
+    form: int = 1
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        return {"form": self.form}
+
+    def candidates(self) -> Sequence[Method]:
+        return tuple(InThePrompt(number) for number in range(len(self.forms)))
 
     def write(self, model: Any, tokenizer: Any, facts: Sequence[Fact], progress: Progress) -> tuple[int, Any]:
         progress(len(facts), len(facts))
         return sum(len(f"{fact.prompt} {fact.target}.".encode()) for fact in facts), model
 
     def asked(self, text: str, fact: Fact) -> str:
-        return f"{fact.prompt} {fact.target}. {text}"
+        return self.forms[self.form].format(fact=f"{fact.prompt} {fact.target}.", text=text)
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,11 @@ LIMITS = (
     "asked for than it knows facts, the rest are edits of what it does not know ('known' in the CSV).",
     "'paraphrase' counts ways to ask that the host itself answers rightly before, since an edit can hardly be asked "
     "for where the host does not see what is asked; 'paraphrase, all' counts every one.",
-    "One edit is the mean of six, each alone on a fresh model. The fact in the prompt is put there for its own "
-    "questions alone, as a retriever that never errs would, so its neighbours are asked with it as well.",
+    "One edit is the mean of six, each alone on a fresh model. The fact in the prompt stands before every question "
+    "asked about it, neighbours too: a retriever that never errs would give those no fact.",
     "Where more than 500 edits are in place, 500 of them are asked about, evenly drawn from the first to the last.",
     "Methods with settings have those that did best on 24 facts of another draw, by the harmonic mean of "
-    "what holds (efficacy and paraphrases) and what stays (same subject and neighbours); entries and the prompt have "
-    "none.",
+    "what holds (efficacy and paraphrases) and what stays (same subject and neighbours); entries have none.",
     "Intervals are Student\u2019s t, 95 %, over seeds, which draw facts and targets; many numbers are looked at and "
     "the intervals are not widened for that.",
 )

@@ -163,6 +163,8 @@ def made(lands: Sequence[Land], cities: Sequence[City], go_on: Go, *, count: int
             for one in objects[name]
             if one != true and subject not in one and one not in subject and not says(already, one)
         ]
+        if not free:
+            continue
         target = draw.choice(free)
         fact = Fact(subject=subject, prompt=relation.prompt.replace("{}", subject), target=target)
         near = [other for other in known if other[0] == name and other[1] not in chosen]
@@ -170,7 +172,10 @@ def made(lands: Sequence[Land], cities: Sequence[City], go_on: Go, *, count: int
         same = [*(OF_A_CITY if name == "country" else OF_A_LAND)]
         if name != "country":
             same.append(RELATIONS["continent" if name == "capital" else "capital"].prompt)
-        follows = _follows(name, target, capitals, {land.name: land for land in lands})
+        by_name = {land.name: land for land in lands}
+        follows = _follows(name, target, capitals, by_name)
+        if follows == _follows(name, true, capitals, by_name):
+            follows = None  # it followed before, so it would show nothing
         records.append(
             Record(
                 fact=fact,
