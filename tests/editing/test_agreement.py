@@ -8,6 +8,7 @@ import pytest
 
 from vademecum.editing import Fact
 from vademecum.editing.agreement import require_agreement, require_keeping
+from vademecum.editing.prompts import paraphrases
 
 
 def fact(target: str = "Hol", prompt: str = "The capital of Dorne is", subject: str = "Dorne", **more: Any) -> Fact:
@@ -37,6 +38,31 @@ def test_what_is_no_contradiction() -> None:
         [fact(), fact("Hol", "Dorne's capital is"), fact("Hol", subject="Hav", prompt="Hav's capital is")]
     )
     require_agreement([fact(), fact("penny", "The coin of Dorne is")])
+
+
+def test_facts_that_vague_words_would_ask_for_alike_are_none_either() -> None:
+    country = fact("Spain", "Lyon is a city in the country of", "Lyon")
+    region = fact("Bavaria", "Lyon is a city in the region of", "Lyon")
+    assert {"{} is in", "Where is {}? It is in"} <= set(paraphrases(country)) & set(paraphrases(region))
+    require_agreement([country, region])
+    require_agreement([region], [country])
+    for vague in (fact("Rome", "Lyon is in", "Lyon"), fact("Rome", "Lyon lies", "Lyon", paraphrases=("Lyon is in",))):
+        with pytest.raises(ValueError, match="asks the same as"):
+            require_agreement([vague], [country, region])
+        with pytest.raises(ValueError, match="asks the same as"):
+            require_agreement([region], [vague])
+
+
+def test_what_holds_already_is_not_held_against_what_is_new() -> None:
+    require_agreement([fact("penny", "The coin of Dorne is")], [fact(), fact("Arv", "Dorne's capital is")])
+
+
+def test_a_prompt_of_another_subject_is_not_kept_and_changed_either() -> None:
+    coin = fact("mark", "The coin of Hav is", "Hav", spellings=("HAV",))
+    for kept in ("The coin of Hav is", "HAV's coin is"):
+        with pytest.raises(ValueError, match="leave it out of keep"):
+            require_keeping([fact(keep=(kept,)), coin])
+    require_keeping([fact(keep=("The dish of Hav is",)), coin])
 
 
 @pytest.mark.parametrize("kept", ["The capital of Dorne is", "Dorne's capital is", "The coin of Dorne is"])

@@ -13,6 +13,7 @@ from tests import tiny
 from tests.editing import world
 from vademecum import editing, hosts
 from vademecum.editing import learning
+from vademecum.editing.measuring import measured
 from vademecum.editing.reading import greedy, measures_of
 
 
@@ -308,6 +309,12 @@ def test_what_the_model_says_is_asked_without_its_own_settings(
     assert model.generation_config is own
     model.generation_config = None
     assert [one.split()[0] for one in greedy(model, words, texts, 4)] == [one.split()[0] for one in plain]
+
+
+def test_a_later_fact_may_answer_what_an_earlier_one_kept(model: Any, words: Any, edits: Any) -> None:
+    both = edits[0].joined(edits[1])
+    assert "The coin of Dorne is" in both.facts[0].keep
+    assert "The coin of Dorne is" not in measured(model, words, both).speaking[0].disturbed
 
 
 def test_a_spelling_within_another_is_no_mistake(words: Any) -> None:

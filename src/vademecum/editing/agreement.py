@@ -2,54 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from vademecum.editing import prompts
 from vademecum.editing.facts import Fact
 
-Asked = tuple[str, str]
-"""Of whom, and what, in small letters."""
-
 
 def require_agreement(facts: Sequence[Fact], there: Iterable[Fact] = ()) -> None:
-    """Raise ValueError where two facts contradict each other, or one is given twice.
+    """Raise ValueError where one of ``facts`` contradicts another or one of ``there``, or is given twice.
+
+    Two contradict each other where the targets differ and a prompt that came with one asks for the other too, as it is
+    given or in a way that is made of it. What is made of both is let pass: "Where is Lyon? It is in" asks for the
+    country as well as for the region, and neither is wrong.
 
     Args:
         facts: new ones.
-        there: those that hold already.
+        there: those that hold already, whatever they say of each other.
     """
-    own: dict[Asked, Fact] = {}
-    ways: dict[Asked, Fact] = {}
-    for fact in [*there, *facts]:
-        for place in _asked(fact, [fact.relation]):
-            if place in own and own[place].target == fact.target:
-                raise ValueError(f"{fact.prompt!r} \u2192 {fact.target!r} is written twice; write it once.")
-            own[place] = fact
-        for place in _asked(fact, prompts.paraphrases(fact)):
-            other = ways.setdefault(place, fact)
-            if other.target != fact.target:
-                same = "" if other.prompt == fact.prompt else f" (as {other.prompt!r} asks the same as {fact.prompt!r})"
-                raise ValueError(
-                    f"{fact.prompt!r} shall be answered {other.target!r} and {fact.target!r}{same}; give one of them, "
-                    f"or change the one that is there ('vademecum edit change')."
-                )
+    there = list(there)
+    own: dict[str, Fact] = {}
+    given: dict[str, Fact] = {}
+    ways: dict[str, list[Fact]] = {}
+    for number, fact in enumerate([*there, *facts]):
+        prompt, every = _asked(fact, [fact.relation]), _asked(fact, prompts.paraphrases(fact))
+        came = [*prompt, *_asked(fact, [fact.gapped(text) for text in fact.paraphrases])]
+        if number >= len(there):
+            for other in (own[text] for text in prompt if text in own):
+                if other.target == fact.target:
+                    raise ValueError(f"{fact.prompt!r} \u2192 {fact.target!r} is written twice; write it once.")
+            against = [other for text in came for other in ways.get(text, ())]
+            against += [given[text] for text in every if text in given]
+            for other in against:
+                if other.target != fact.target:
+                    raise ValueError(_contradiction(other, fact))
+        own.update((text, fact) for text in prompt)
+        given.update((text, fact) for text in came)
+        for text in every:
+            ways.setdefault(text, []).append(fact)
 
 
 def require_keeping(facts: Sequence[Fact]) -> None:
     """Raise ValueError where one of ``facts``, planned together, keeps what one of them changes."""
-    new = {place: fact for fact in facts for place in _asked(fact, prompts.paraphrases(fact))}
+    changed = {text: fact for fact in facts for text in _asked(fact, prompts.paraphrases(fact))}
     for fact in facts:
-        for text in fact.keep:
-            changed = [new[place] for place in _asked(fact, [fact.gapped(text)]) if place in new]
-            if changed:
-                raise ValueError(
-                    f"{text!r} is to be kept, and {changed[0].prompt!r} \u2192 {changed[0].target!r} changes what is "
-                    f"said there; leave it out of keep."
-                )
+        for kept in fact.keep:
+            for text in _asked(fact, [fact.gapped(kept)]):
+                if text in changed:
+                    raise ValueError(
+                        f"{kept!r} is to be kept, and {changed[text].prompt!r} \u2192 {changed[text].target!r} changes "
+                        f"what is said there; leave it out of keep."
+                    )
 
 
-def _asked(fact: Fact, relations: Iterable[str]) -> Iterator[Asked]:
-    names = {name.casefold() for name in (fact.subject, *fact.spellings)}
-    for relation in dict.fromkeys(relation.casefold() for relation in relations):
-        for name in names:
-            yield name, relation
+def answered(facts: Iterable[Fact]) -> set[str]:
+    """In small letters, all texts that ask for one of ``facts``, in their own words or in others."""
+    return {text for fact in facts for text in _asked(fact, prompts.paraphrases(fact))}
+
+
+def _asked(fact: Fact, relations: Iterable[str]) -> list[str]:
+    """``relations`` with every spelling of the subject in their gap, in small letters."""
+    names = (fact.subject, *fact.spellings)
+    return list(dict.fromkeys(relation.replace("{}", name).casefold() for relation in relations for name in names))
+
+
+def _contradiction(other: Fact, fact: Fact) -> str:
+    same = "" if other.prompt == fact.prompt else f" (as {other.prompt!r} asks the same as {fact.prompt!r})"
+    return (
+        f"{fact.prompt!r} shall be answered {other.target!r} and {fact.target!r}{same}; give one of them, or change "
+        f"the one that is there ('vademecum edit change') or take it out ('vademecum edit remove')."
+    )

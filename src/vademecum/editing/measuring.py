@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from vademecum.editing.agreement import answered
 from vademecum.editing.learning import KEPT_TOKENS, longest
 from vademecum.editing.locating import tokens_of
 from vademecum.editing.overlay import Overlay
@@ -14,6 +15,10 @@ from vademecum.editing.reading import greedy, went_on
 def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
     """The overlay with what the model says when all of it is on, to every prompt and to all that is to be kept."""
     prompts_, kept = [one.prompt for one in overlay.facts], [text for one in overlay.facts for text in one.keep]
+    if kept:
+        # What one fact kept, a later one may have been written to answer: that is no harm done.
+        elsewhere = answered(overlay.facts)
+        kept = [text for text in kept if text.casefold() not in elsewhere]
     stay = [tokens_of(tokenizer, text) for text in kept]
     went = went_on(model, stay, KEPT_TOKENS)
     overlay.content.put(model, overlay)
