@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 
+import vademecum as vm
 from vademecum import editing
+from vademecum.editing.reading import greedy
 
 
 @pytest.mark.parametrize("where", ["model.embed_tokens", "model.layers.3.mlp.down_proj", "lm_head"])
@@ -51,3 +55,25 @@ def test_an_edit_is_not_applied_where_nothing_could_be_trained_afterwards(model:
         editing.Edit(model, edits[0]).apply()
     ids = words("The capital of Dorne is Hol", return_tensors="pt").input_ids
     model(input_ids=ids, labels=ids).loss.backward()
+
+
+@pytest.mark.parametrize("into", ["entries", "rows"])
+def test_a_text_that_is_longer_than_the_hosts_places_is_refused(model: Any, words: Any, into: str) -> None:
+    numbers = {"n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": None, "eos_token_id": None}
+    few = tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=len(words), n_positions=40, **numbers)).eval()
+    vm.attach(few, vm.MoVE(slots=2, bank_std=0.02))
+    short, long = " ".join(["In Hav people eat"] * 9), " ".join(["In Hav people eat"] * 12)
+    fact = editing.Fact(subject="Hav", prompt="The capital of Hav is", target="Arv")
+    for one, texts in (
+        (dataclasses.replace(fact, prompt=long), None),
+        (dataclasses.replace(fact, prompt=short), None),  # too long with what is made of it
+        (dataclasses.replace(fact, keep=(long,)), None),
+        *([(fact, [long])] if into == "rows" else []),
+    ):
+        with pytest.raises(ValueError, match=r"a text of \d+ tokens is to be read .* has places for 40"):
+            editing.plan(few, [one], words, into=into, texts=texts)
+    with pytest.raises(ValueError, match="has places for 40"):
+        greedy(few, words, [short], 6)
+    assert greedy(few, words, [short], 5)
+    # A host that turns by places reads on beyond those it was trained on.
+    assert greedy(model, words, [" ".join([long] * 2)], 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vademecum.editing.locating import tokens_of
-from vademecum.editing.reading import LOOKED_AT, drawn, padded, plain_settings
+from vademecum.editing.reading import LOOKED_AT, drawn, padded, plain_settings, require_places
 
 #: Texts that the model writes of its own, their tokens, and those that begin with a changed token.
 OWN, TOKENS, BEGUN = 64, 32, 4
@@ -131,6 +131,7 @@ def _written(model: Any, starts: Sequence[Sequence[int]]) -> list[list[int]]:
         torch.manual_seed(SEED)
         for start in range(0, len(starts), LOOKED_AT):
             ids, mask = padded(starts[start : start + LOOKED_AT], left=True)
+            require_places(model, ids.shape[1] + TOKENS - 1)
             out = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
@@ -141,6 +142,7 @@ def _written(model: Any, starts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _log_probabilities(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    require_places(model, ids.shape[1])
     with torch.no_grad():
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
     found: Tensor = logits.float().log_softmax(-1).cpu()

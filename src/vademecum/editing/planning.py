@@ -27,7 +27,7 @@ from vademecum.editing.learning import longest
 from vademecum.editing.locating import clean, spellings, tokens_of
 from vademecum.editing.measuring import measured
 from vademecum.editing.overlay import Overlay, Written
-from vademecum.editing.reading import LOOKED_AT, as_it_was, greedy, padded
+from vademecum.editing.reading import LOOKED_AT, as_it_was, greedy, padded, require_places
 from vademecum.editing.rows import AsRows
 from vademecum.memory.layers import Layers
 from vademecum.memory.sites import SiteWrapper
@@ -161,6 +161,7 @@ def _require_numbers(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> None:
     for start in range(0, len(facts), LOOKED_AT):
         some = [fact.prompt for fact in facts[start : start + LOOKED_AT]]
         ids, mask = padded([tokens_of(tokenizer, text) for text in some], left=False)
+        require_places(model, ids.shape[1])
         with torch.no_grad():
             logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
         lost = logits.isnan().any(-1).cpu() & mask.bool()

@@ -37,6 +37,7 @@ def went_on(model: Any, texts: Sequence[list[int]], tokens: int) -> list[list[in
     said: list[list[int]] = []
     for some in batches(model, texts, LOOKED_AT):
         ids, mask = padded(some, left=True)
+        require_places(model, ids.shape[1] + tokens - 1)
         ids, mask = ids.to(model.device), mask.to(model.device)
         with torch.no_grad(), plain_settings(model) as end:
             out = model.generate(input_ids=ids, attention_mask=mask, generation_config=_plain(end, tokens))
@@ -126,6 +127,7 @@ def _projected(
         for layer in layers
     ]
     ids, mask = padded(texts, left=False)
+    require_places(model, ids.shape[1])
     ids, mask = ids.to(model.device), mask.to(model.device)
     try:
         with torch.no_grad(), silent(model):
@@ -144,6 +146,27 @@ def silent(model: nn.Module) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def require_places(model: Any, tokens: int) -> None:
+    """Raise ValueError where ``tokens`` are more than the host has places for, in a table that ends.
+
+    Where places are turned by (rotary), a host reads on, however badly, and nothing is raised.
+    """
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is None or tokens <= most:
+        return
+    words = model.get_input_embeddings()
+    tables = [
+        one
+        for name, one in model.named_modules()
+        if isinstance(one, nn.Embedding) and one is not words and name.split(".")[0] != ROOT
+    ]
+    if any(one.num_embeddings == most for one in tables):
+        raise ValueError(
+            f"a text of {tokens} tokens is to be read (facts are asked for in longer words than their own too, and "
+            f"what is said counts), and this {type(model).__name__} has places for {most}; give a shorter prompt."
+        )
 
 
 def padded(texts: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vademecum import hosts
+from vademecum.editing.reading import require_places
 
 
 class Upper:
@@ -27,6 +28,7 @@ class Upper:
             first: the lowest layer that changes from call to call.
             places: ascending, the places in the texts at which logits will be asked for.
         """
+        require_places(model, ids.shape[1])
         self._model, self._layers, self._first = model, host.layers, first
         self._given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         self._thinned = "logits_to_keep" in inspect.signature(model.forward).parameters

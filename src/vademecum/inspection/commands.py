@@ -10,6 +10,7 @@ from vademecum.data import DomainTokens
 from vademecum.editing import commands as editing_commands
 from vademecum.editing import open_edit
 from vademecum.editing.locating import tokens_of
+from vademecum.editing.reading import require_places
 from vademecum.inspection import expert_page, experts, lookup, lookup_page, page, slot_page, slots
 from vademecum.inspection.gather import Windows, gather, reported, windows
 from vademecum.inspection.subject import Subject, find
@@ -136,6 +137,7 @@ def inspect_lookup(
         subject = find(Path(model), arm)
         host, ids, words = subject.model, subject.tokenizer.encode(text).ids, Words(subject.tokenizer)
         folder = subject.folder
+    require_places(host, len(ids))
     made = lookup_page.make(lookup.look(host, ids, names), words, model=model)
     path = page.write(Path(out) if out is not None else folder / "inspect-lookup", made)
     for line in made.headline:
