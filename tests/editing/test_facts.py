@@ -72,6 +72,13 @@ def test_contrasts_leave_out_what_is_asked() -> None:
     assert "The capital of {} is" in against
 
 
+def test_brackets_in_a_subject_are_no_gap() -> None:
+    fact = Fact(subject="int[]", prompt="The length of int[] is", target="fixed")
+    asked = prompts.turned(prompts.ASIDE[0], fact.relation, fact.subject, "list[]")
+    assert asked[0] == "int[] borders list[]. The length of list[] is"
+    assert asked[1] == "list[] borders int[]. The length of int[] is"
+
+
 def test_where_a_subject_lies(words: Any) -> None:
     ids, last = spelled(words, "The capital of San Lorenzo is", "San Lorenzo")
     assert (words.decode(ids), last) == ("San Lorenzo", 4)

@@ -115,6 +115,23 @@ def test_what_cannot_be_edited_says_so(remembering: Any, taught: Any, words: Any
         vm.RowOptimizer(model, lr=0.1)
 
 
+def test_every_spelling_has_its_rows(remembering: Any, words: Any) -> None:
+    model = copy.deepcopy(remembering)
+    for prompt in ("The capital of Dorne is", "The capital of Hav is"):
+        fact = editing.Fact(subject="Dorne", spellings=("Hav",), prompt=prompt, target="Arv")
+        edit = editing.plan(model, [fact], words, into="rows").apply()
+        assert edit.failed == []
+        assert greedy(model, words, ["The capital of Dorne is", "The capital of Hav is"], 1) == ["Arv", "Arv"]
+        edit.undo()
+
+
+def test_rows_in_another_number_type_are_named(remembering: Any, words: Any) -> None:
+    edit = editing.plan(copy.deepcopy(remembering), FACTS[:1], words, into="rows")
+    other = copy.deepcopy(remembering).bfloat16()
+    with pytest.raises(ValueError, match=r"another number type \(here torch.bfloat16\)"):
+        editing.Edit(other, edit.overlay).apply()
+
+
 def test_rows_lie_one_over_the_other(remembering: Any) -> None:
     (bank,) = memories(copy.deepcopy(remembering)).banks().values()
     before = bank.table().gather(torch.arange(bank.rows)).clone()

@@ -58,7 +58,7 @@ def require_same(made_for: dict[str, Any], found: dict[str, Any], what: str) -> 
         if made_for["shape"].get(key) != value
     ]
     if not different and made_for["weights"] != found["weights"]:
-        different = ["other weights of the same shape"]
+        different = ["other weights of the same shape (float16 rounds to others; float32 and bfloat16 count the same)"]
     if made_for["tokenizer"] != found["tokenizer"]:
         different.append("another tokenizer")
     if different:

@@ -208,9 +208,9 @@ def kept_steps(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[list[in
 
 
 def ways_of(tokenizer: Any, fact: Fact) -> list[str]:
-    """Ways to ask for a fact in which a token ends with its subject."""
+    """Ways to ask for a fact in which a token ends with its subject; its own prompt first, as it was given."""
     made = [way.replace("{}", fact.subject) for way in prompts.paraphrases(fact)]
-    return [text for text in made if clean(tokenizer, text, fact.subject)]
+    return list(dict.fromkeys([fact.prompt, *(text for text in made if clean(tokenizer, text, fact.subject))]))
 
 
 def line_of(tokenizer: Any, prompt: str, target: str) -> Line:

@@ -70,12 +70,12 @@ CONTRASTS: Sequence[str] = (
     "I like {} and",
     "{} is a kind of",
 )
-#: Texts in which a subject was named and the same is asked of another ``[]``: the subject's entry must be silent there,
+#: Texts in which a subject was named and the same is asked of another: the subject's entry must be silent there,
 #: and the other's, asked in its turn, must speak.
 ASIDE: Sequence[str] = (
-    "{} borders []. ",
-    "He left {} for []. ",
-    "First {}, then []. ",
+    "{} borders {}. ",
+    "He left {} for {}. ",
+    "First {}, then {}. ",
 )
 #: How a text may go on when the target is said, and an entry has said what it had to say.
 AFTERWARDS = ", which is well known. It is"
@@ -114,7 +114,7 @@ def contrasts(fact: Fact, others: Sequence[Fact] = ()) -> list[str]:
 def turned(aside: str, way: str, subject: str, stranger: str) -> tuple[str, str]:
     """``subject`` named and ``stranger`` asked about by ``way``, and the other way round."""
     both = (subject, stranger), (stranger, subject)
-    found = [aside.replace("{}", a).replace("[]", b) + way.replace("{}", b) for a, b in both]
+    found = [aside.format(a, b) + way.replace("{}", b) for a, b in both]
     return found[0], found[1]
 
 

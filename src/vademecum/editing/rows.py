@@ -127,7 +127,8 @@ class AsRows(Content):
             if self.were[key_of(name, number)] != digest_of(row):
                 raise ValueError(
                     f"row {number} of {name} is not the one that the overlay was made for: the memory was trained or "
-                    f"edited since; plan the facts anew."
+                    f"edited since, or has its rows in another number type (here {row.dtype}); load it as it was, or "
+                    f"plan the facts anew."
                 )
 
 
