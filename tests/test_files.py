@@ -332,6 +332,16 @@ def test_write_file_replaces_the_bytes_and_leaves_nothing_beside(data: bytes | s
         assert os.listdir(base) == ["f"]
 
 
+def test_a_file_that_few_may_read_is_so_from_the_first_byte_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "secret", []
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    monkeypatch.setattr(files.os, "fsync", lambda file: seen.append(os.fstat(file).st_mode & 0o777))
+    files.write_file(path, b"new")
+    assert seen[0] == 0o600
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_failed_write_file_keeps_the_old_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write_file(tmp_path / "f", "old")
 

@@ -147,11 +147,11 @@ def write_file(path: Path, data: bytes | str) -> None:
     tmp = _beside(path, "tmp")
     try:
         with open(tmp, "xb") as file:
+            if path.exists():  # who may read it stays as it was, from the first byte on
+                os.chmod(tmp, path.stat().st_mode & 0o777)
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():  # who may read it stays as it was
-            os.chmod(tmp, path.stat().st_mode & 0o777)
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from vademecum import files
 from vademecum.cli import main
 from vademecum.editing import commands, overlay
 
@@ -192,6 +194,63 @@ def test_after_a_removal_the_list_says_when_it_was_asked(
     assert "asked before the last removal" in run(capsys, "list", file)
     run(capsys, "undo", file)
     assert "asked before the last removal" not in run(capsys, "list", file)
+
+
+def test_a_change_that_contradicts_what_stays_is_told_before_anything_is_learned(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol")
+    run(capsys, "add", folder, file, "--subject", "Dorne", "--prompt", "The coin of Dorne is", "--target", "mark")
+    monkeypatch.setattr(commands, "opened", lambda *_: pytest.fail("the model was read"))
+    other = ("--paraphrase", "The capital of Dorne is")
+    words = ("--subject", "Dorne", "--prompt", "The coin of Dorne is", "--target", "peso", *other)
+    assert main(["edit", "change", str(folder), str(file), *words]) == 2
+    assert "answered 'Hol' and 'peso'" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [(EOFError(), 2, "nothing was written to"), (KeyboardInterrupt(), 130, "stopped; nothing was written")],
+)
+def test_where_nobody_answers_it_is_said_that_nothing_was_written(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    file = tmp_path / "facts.safetensors"
+
+    def ask(*_: Any, confirm: Any, **__: Any) -> None:
+        if not confirm():
+            raise ValueError(f"nothing was written to {file}.")
+
+    def nobody(_: str) -> str:
+        raise answer
+
+    monkeypatch.setattr(commands, "add", ask)
+    monkeypatch.setattr(f"{typer.confirm.__module__}.visible_prompt_func", nobody)
+    assert main(["edit", "add", "model", str(file), *DORNE, "Hol"]) == code
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_an_overlay_waits_for_others_by_whatever_name_it_goes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    file, link = tmp_path / "here" / "facts.safetensors", tmp_path / "facts.safetensors"
+    link.symlink_to(file)
+    held: list[Path] = []
+    real = files.held
+    monkeypatch.setattr(files, "held", lambda place: held.append(place) or real(place))
+    run(capsys, "add", folder, link, *DORNE, "Hol")
+    run(capsys, "remove", link, "--subject", "Dorne")
+    run(capsys, "undo", link)
+    assert held == [file.parent.resolve()] * 3
+    assert link.is_symlink()
 
 
 def test_who_may_read_an_overlay_stays_as_it_was(

@@ -47,10 +47,12 @@ def _written(model: str, overlay: Path, given: tuple[Any, ...], *, yes: bool, **
 
 
 def _confirmed() -> bool:
-    """The user's answer; where there is nobody to give one, no."""
+    """The user's answer; where the input ends before there is one, no."""
     try:
         return typer.confirm("Write it?")
-    except typer.Abort:
+    except typer.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt("stopped; nothing was written.") from error
         return False
 
 

@@ -126,15 +126,14 @@ def add(
         confirm: asked when the damage of changed rows was shown; nothing is written where it says no.
     """
     there = overlay.read(path) if path.exists() else None
-    files.require_writable(path.parent)
+    files.require_writable(path.resolve().parent)
     if change and there is None:
         raise FileNotFoundError(f"{path} is no file, so there is nothing to change; 'vademecum edit add' writes facts.")
     replacing: list[int] = []
     if there is not None:
         if change:
             replacing = [number for fact in facts for number in there.find(fact.subject, fact.prompt)]
-        else:
-            require_agreement(facts, there.facts)
+        require_agreement(facts, [there.written[number].fact for number in there.active if number not in replacing])
     if there is not None and into not in (None, there.content.name):
         raise ValueError(
             f"{path} is an overlay of {there.content.name}, and --into {into} was given; give another file."
@@ -165,8 +164,9 @@ def add(
         echo(str(edit.damage))
         if not confirm():
             raise ValueError(f"nothing was written to {path}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.held(path.parent):
+    folder = path.resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.held(folder):
         _require_unmoved(path, there)
         overlay.write(new, path)
     written = {one.fact for one in edit.overlay.speaking}
@@ -189,7 +189,7 @@ def add(
 def remove(path: Path, subject: str, prompt: str | None, *, echo: Echo) -> None:
     """Take out what the overlay says of ``subject``."""
     _require_overlay(path)
-    with files.held(path.parent):
+    with files.held(path.resolve().parent):
         there = overlay.read(path)
         numbers = there.find(subject, prompt)
         overlay.write(there.moved("remove", (), numbers), path)
@@ -200,7 +200,7 @@ def remove(path: Path, subject: str, prompt: str | None, *, echo: Echo) -> None:
 def undo(path: Path, *, echo: Echo) -> None:
     """Take back the last change that stands."""
     _require_overlay(path)
-    with files.held(path.parent):
+    with files.held(path.resolve().parent):
         there = overlay.read(path)
         back = there.undone()
         overlay.write(back, path)
