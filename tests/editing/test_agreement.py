@@ -34,10 +34,16 @@ def test_contradictions(other: Fact, message: str) -> None:
 
 
 def test_what_is_no_contradiction() -> None:
-    require_agreement(
-        [fact(), fact("Hol", "Dorne's capital is"), fact("Hol", subject="Hav", prompt="Hav's capital is")]
-    )
-    require_agreement([fact(), fact("penny", "The coin of Dorne is")])
+    others = [
+        fact("Hol", "Dorne's capital is"),
+        fact("Hol", subject="Hav", prompt="Hav's capital is"),
+        fact("penny", "The coin of Dorne is"),
+    ]
+    require_agreement([fact(), *others])
+    # It is the targets that agree: with another one each of them is refused.
+    for other in (fact("Arv", "Dorne's capital is"), fact("mark", "The coin of Dorne is")):
+        with pytest.raises(ValueError, match="shall be answered"):
+            require_agreement([fact(), *others, other])
 
 
 def test_facts_that_vague_words_would_ask_for_alike_are_none_either() -> None:
@@ -54,7 +60,10 @@ def test_facts_that_vague_words_would_ask_for_alike_are_none_either() -> None:
 
 
 def test_what_holds_already_is_not_held_against_what_is_new() -> None:
-    require_agreement([fact("penny", "The coin of Dorne is")], [fact(), fact("Arv", "Dorne's capital is")])
+    there = [fact(), fact("Arv", "Dorne's capital is")]
+    require_agreement([fact("penny", "The coin of Dorne is")], there)
+    with pytest.raises(ValueError, match="asks the same as"):
+        require_agreement(there)
 
 
 def test_a_prompt_of_another_subject_is_not_kept_and_changed_either() -> None:

@@ -271,7 +271,11 @@ def test_what_does_not_fit_is_refused_and_the_model_unchanged(settings: dict[str
 
 def test_a_prefetch_by_token_leaves_hashed_tables_alone(tmp_path: Any) -> None:
     model = vm.attach(tiny.host("qwen3"), vm.NGram(**SMALL), bank="disk", bank_folder=tmp_path)
+    banks = list(vm.memories(model).banks().values())
+    assert banks
     vm.prefetch(model, tiny.ids())
+    # Their addresses are no token ids: nothing is read ahead by them.
+    assert all(bank.store.bytes_read == 0 for bank in banks)
 
 
 def test_a_silent_memory_decodes_with_a_cache_and_leaves_the_host_as_it_was() -> None:

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.editing import world
 from vademecum import cli, data, editing
 from vademecum.data import geonames
 from vademecum.data.geonames import City, Land
+from vademecum.editing import prompts
 from vademecum.editing.reading import greedy
 from vademecum.studies import editing as study
 from vademecum.studies import (
@@ -23,6 +25,7 @@ from vademecum.studies import (
     editing_records,
     editing_scores,
     editing_tuning,
+    editing_world,
 )
 
 LANDS = [Land(str(n), name, world.CAPITALS[n], "Asia", world.COINS[n], 1) for n, name in enumerate(world.LANDS)]
@@ -40,7 +43,13 @@ def taught(words: Any) -> Any:
 
 
 def records_of(model: Any, words: Any, count: int) -> list[editing_records.Record]:
-    return editing_records.made(LANDS, [], lambda texts: greedy(model, words, texts, 2), count=count, seed=0)
+    return editing_records.made(LANDS, said_by(model, words), count=count, seed=0)
+
+
+def said_by(model: Any, words: Any, cities: Any = ()) -> dict[editing_records.Truth, str]:
+    truths = editing_records.truths(LANDS, cities)
+    asked = [editing_records.asked_for(truth) for truth in truths]
+    return dict(zip(truths, greedy(model, words, asked, 2), strict=True))
 
 
 def test_records_ask_of_different_subjects_first_of_what_is_known(taught: Any, words: Any) -> None:
@@ -64,7 +73,7 @@ def test_every_method_writes_and_is_asked(taught: Any, words: Any, name: str) ->
         pytest.importorskip("peft")
     records = [record for record in records_of(taught, words, 4) if record.known][:2]
     texts = editing_scores.Texts(tuple(PLAIN[:2]), (f"The capital of {records[0].fact.subject} is",))
-    then = editing_scores.before(taught, words, records, texts)
+    then = editing_scores.before(taught, words, records, texts.without)
     method = study.methods(PLAIN)[name]
     seen: list[int] = []
     size, edited = method.write(
@@ -72,15 +81,15 @@ def test_every_method_writes_and_is_asked(taught: Any, words: Any, name: str) ->
     )
     found = editing_scores.scores(edited, words, records, texts, then, method.asked)
     assert set(found) == set(editing_scores.MEASURES)
-    assert size > 0
+    assert (size > 0) == (name != "host")
     assert seen[-1] == 2
     if name == "entries":
         assert found["efficacy"] == found["bitwise"] == found["neighbours"] == 1.0
         assert found["perplexity"] == pytest.approx(
             editing_scores.scores(taught, words, records, texts, then, method.asked)["perplexity"], abs=0
         )
-    elif name != "prompt":
-        assert found["bitwise"] == 0.0
+    else:
+        assert found["bitwise"] == float(name in ("prompt", "host"))
 
 
 def test_neighbours_are_not_edited(taught: Any, words: Any) -> None:
@@ -93,8 +102,13 @@ def test_neighbours_are_not_edited(taught: Any, words: Any) -> None:
 def test_a_rank_one_update_puts_the_value_where_the_key_is(taught: Any, words: Any) -> None:
     model = copy.deepcopy(taught)
     method = editing_methods.RankOne(PLAIN)
-    method.write(model, words, [editing.Fact(subject="Hav", prompt="The capital of Hav is", target="Bor")], print)
-    down = model.model.layers[1].mlp.down_proj.weight - taught.model.layers[1].mlp.down_proj.weight
+    fact = editing.Fact(subject="Hav", prompt="The capital of Hav is", target="Bor")
+    own = taught.model.layers[1].mlp.down_proj
+    _, bare = method._keys(taught, words, own, fact)
+    moved = method._moved(taught, words, own, fact)
+    method.write(model, words, [fact], print)
+    down = model.model.layers[1].mlp.down_proj.weight - own.weight
+    torch.testing.assert_close(down @ bare, moved, rtol=1e-3, atol=1e-4)
     singular = down.svd().S
     assert singular[0] > 1e-3
     assert singular[1] < 1e-4 * singular[0]
@@ -108,13 +122,14 @@ def small(taught: Any, words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(geonames, "lands", lambda: LANDS)
     monkeypatch.setattr(geonames, "cities", lambda most: [City("Zembla", "0", 1)])
     monkeypatch.setattr(data, "sources", lambda: {"wikipedia": source, "factbook": source})
+    monkeypatch.setattr(editing_world, "WORDS", 6)
     return tmp_path / "study"
 
 
 def test_the_verb_measures_and_goes_on_without_measuring_again(
     small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(study, "TUNING", 2)
+    monkeypatch.setattr(editing_world, "TUNING", 2)
     command = ["study", "editing", "--out", str(small), "--count", "1", "--count", "2", "--seeds", "2"]
     assert cli.main([*command, "--method", "entries"]) == 0
     assert "entries   efficacy" in capsys.readouterr().out
@@ -230,13 +245,39 @@ def test_what_the_host_says_wrongly_already_is_no_target() -> None:
     cities = [City("Hav", "0", 1), City("Bor", "1", 1), City("Elb", "2", 1)]
     seas = ("Asia", "Africa", "Europe")
     lands = [Land(str(n), world.LANDS[n], world.CAPITALS[n], seas[n], world.COINS[n], 1) for n in range(3)]
-
-    def go_on(texts: Any) -> list[str]:
-        return [f" {LANDS[2].name} ." for _ in texts]
-
+    said = dict.fromkeys(editing_records.truths(lands, cities), f" {LANDS[2].name} .")
     for seed in range(20):
-        records = editing_records.made(lands, cities, go_on, count=9, seed=seed)
+        records = editing_records.made(lands, said, count=9, seed=seed)
         assert {record.fact.target for record in records if record.relation == "country"} <= {
             LANDS[0].name,
             LANDS[1].name,
         }
+
+
+def test_nothing_that_is_asked_is_learned_from(taught: Any, words: Any) -> None:
+    learned = {text.casefold() for text in prompts.CONTRASTS}
+    cities = [City("Elbing", "0", 1)]
+    for record in editing_records.made(LANDS, said_by(taught, words, cities), count=20, seed=0):
+        subject = record.fact.subject
+        same = {text.replace(subject, "{}").casefold() for text in record.same_subject}
+        ways = {text.replace(subject, "{}") for text in record.paraphrases}
+        assert same.isdisjoint(learned | {other.prompt.casefold() for other in editing_records.RELATIONS.values()})
+        assert ways.isdisjoint(prompts.paraphrases(record.fact))
+
+
+def test_settings_are_chosen_on_subjects_that_are_not_measured(
+    taught: Any, words: Any, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(editing_world, "TUNING", 3)
+    asked = editing_world.World.asked(taught, words, LANDS, [])
+    chosen_on = {record.fact.subject for record in asked.tuning}
+    assert len(chosen_on) == 3
+    for seed in range(3):
+        measured = asked.records(20, seed)
+        assert {record.fact.subject for record in measured} == {land.name for land in LANDS} - chosen_on
+        # Passages name a subject of those edited, or none of them.
+        plain = asked.without(measured, seed)
+        assert plain
+        assert not any(record.fact.subject in text for text in plain for record in measured)
+        for one in measured:
+            assert all(one.fact.subject in text for text in asked.texts(plain, [one], seed).containing)

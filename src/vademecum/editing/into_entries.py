@@ -85,9 +85,8 @@ def _learned(
     values = measures_of(
         model, host, [tokens_of(tokenizer, one.prompt) for one in overlay.facts[:MEASURED]], content.layers
     )
-    written = [
-        dataclasses.replace(one, seconds=one.seconds + (time.perf_counter() - begun) / len(written)) for one in written
-    ]
+    looked = (time.perf_counter() - begun) / len(written)
+    written = [dataclasses.replace(one, seconds=one.seconds + looked) for one in written]
     for numbers in batches(model, range(len(written)), TOGETHER):
         begun = time.perf_counter()
         some = dataclasses.replace(overlay, active=tuple(numbers))

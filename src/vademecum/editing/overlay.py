@@ -191,13 +191,13 @@ class Overlay:
     @property
     def stale(self) -> bool:
         """Whether something was taken out since the entries were last asked: what they say may have changed."""
+        standing = self._standing()
+        return bool(standing) and self.journal[standing[-1]]["what"] == "remove"
+
+    def _standing(self) -> list[int]:
+        """Places in the journal of the changes that were not taken back."""
         taken_back = {line["of"] for line in self.journal if line["what"] == "undo"}
-        standing = [
-            line["what"]
-            for place, line in enumerate(self.journal)
-            if line["what"] != "undo" and place not in taken_back
-        ]
-        return bool(standing) and standing[-1] == "remove"
+        return [place for place, line in enumerate(self.journal) if line["what"] != "undo" and place not in taken_back]
 
     def undone(self) -> Overlay:
         """The last change taken back that was not yet; what speaks then is what spoke before it, byte for byte.
@@ -205,10 +205,7 @@ class Overlay:
         Raises:
             ValueError: there is nothing left to undo.
         """
-        taken_back = {line["of"] for line in self.journal if line["what"] == "undo"}
-        open_lines = [
-            place for place, line in enumerate(self.journal) if line["what"] != "undo" and place not in taken_back
-        ]
+        open_lines = self._standing()
         if not open_lines:
             raise ValueError("nothing is left to undo: every change in the journal is taken back.")
         line = self.journal[open_lines[-1]]

@@ -16,11 +16,12 @@ from tqdm import tqdm
 from vademecum import data, files
 from vademecum.data import geonames
 from vademecum.editing.commands import SMOLLM2, opened
-from vademecum.editing.reading import as_it_was, greedy
-from vademecum.studies import editing_host, editing_page, editing_records, editing_scores, editing_tuning
-from vademecum.studies.editing_methods import FineTuning, InThePrompt, LowRank, Method, RankOne, WithEntries
+from vademecum.editing.reading import as_it_was
+from vademecum.studies import editing_host, editing_page, editing_scores, editing_tuning
+from vademecum.studies.editing_methods import AsItIs, FineTuning, InThePrompt, LowRank, Method, RankOne, WithEntries
 from vademecum.studies.editing_records import Record
 from vademecum.studies.editing_scores import Texts
+from vademecum.studies.editing_world import DRAWN, World, passages_of
 
 #: What says of which model a folder's study is.
 STUDY = "study.json"
@@ -30,12 +31,10 @@ MEASURED = "measured"
 CITIES, HOST = "cities", "host"
 #: Single edits that stand for "one edit": each alone on a fresh model.
 SINGLES = 6
-#: Facts that settings are chosen on, and the seed of their draw, which no study has.
-TUNING, DRAWN = 24, 1_000_003
 #: Facts that are asked about where more are in place: as many, evenly drawn from all of them.
 ASKED = 500
-#: Words of a passage, passages of each sort, and of those that a moment of keys is taken from.
-WORDS, PASSAGES, PLAIN = 80, 8, 240
+#: Plain passages that a moment of keys is taken from.
+PLAIN = 240
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ class Settings:
 
     model: str = SMOLLM2
     counts: tuple[int, ...] = (1, 10, 100)
-    methods: tuple[str, ...] = ("entries", "finetune", "lora", "rank-one", "prompt")
+    methods: tuple[str, ...] = ("entries", "finetune", "lora", "rank-one", "prompt", "host")
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -59,13 +58,15 @@ PRESETS: Mapping[str, Settings] = {
     "smoke": Settings(counts=(1, 3), seeds=(0,)),
     "small": Settings(),
     "full": Settings(counts=(1, 10, 100, 1000)),
-    "cities": Settings(model=CITIES, counts=(1, 10, 100, 1000, 10_000), methods=("entries", "finetune", "lora")),
+    "cities": Settings(
+        model=CITIES, counts=(1, 10, 100, 1000, 10_000), methods=("entries", "finetune", "lora", "host")
+    ),
 }
 
 
 def methods(texts: Sequence[str]) -> dict[str, Method]:
     """Every way to write facts, by name; ``texts`` are plain ones."""
-    found: list[Method] = [WithEntries(), FineTuning(), LowRank(), RankOne(texts), InThePrompt()]
+    found: list[Method] = [WithEntries(), FineTuning(), LowRank(), RankOne(texts), InThePrompt(), AsItIs()]
     return {method.name: method for method in found}
 
 
@@ -116,8 +117,8 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
     else:
         host, tokenizer = opened(settings.model, device)
     files.write_file(out / STUDY, json.dumps(_about(settings)) + "\n")
-    plain = _passages(data.sources()["wikipedia"].documents(), PLAIN, seed=0)
-    ways = methods(plain)
+    passages = passages_of(data.sources()["wikipedia"].documents())
+    ways = methods(random.Random(0).sample(passages, min(PLAIN, len(passages))))
     todo = [
         (seed, count, name)
         for seed in settings.seeds
@@ -126,28 +127,22 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
         if not _file(out, name, count, seed).is_file()
     ]
 
-    def go_on(texts: Sequence[str]) -> list[str]:
-        with as_it_was(host):
-            return greedy(host, tokenizer, texts, 5)
-
-    def drawn(count: int, seed: int) -> tuple[list[Record], Texts]:
-        records = editing_records.made(lands, cities, go_on, count=count, seed=seed)
-        return records, _texts(records, seed)
-
     with tqdm(total=len(todo), desc="measured", unit="point", disable=not todo) as bar:
-        bar.set_postfix_str("choosing settings of the methods")
-        names = dict.fromkeys(name for _, _, name in todo)
-        ways |= _tuned([ways[name] for name in names], out, host, tokenizer, drawn)
+        if todo:
+            bar.set_postfix_str("asking the host what it knows")
+            world = World.asked(host, tokenizer, lands, cities)
+            bar.set_postfix_str("choosing settings of the methods")
+            ways |= _tuned([ways[name] for name in dict.fromkeys(name for _, _, name in todo)], out, world)
         for seed in dict.fromkeys(seed for seed, _, _ in todo):
-            bar.set_postfix_str(f"seed {seed}, asking the host what it knows")
-            records, texts = drawn(max(settings.counts), seed)
+            records = world.records(max(settings.counts), seed)
+            plain = world.without(records, seed)
             asked = {id(record): record for count in settings.counts for record in _asked(records[: _room(count)])}
-            then = editing_scores.before(host, tokenizer, list(asked.values()), texts)
+            then = editing_scores.before(host, tokenizer, list(asked.values()), plain)
             for count, name in [(count, name) for other, count, name in todo if other == seed]:
                 bar.set_postfix_str(f"seed {seed}, {count} edits, {name}")
                 some = records[: _room(count)]
                 groups = [[record] for record in some] if count == 1 else [some]
-                points = [_point(host, tokenizer, group, ways[name], texts, then) for group in groups]
+                points = [_point(world, group, ways[name], world.texts(plain, group, seed), then) for group in groups]
                 files.write_file(_file(out, name, count, seed), json.dumps(_mean(points), indent=1) + "\n")
                 bar.update(1)
     found = measured(out)
@@ -165,22 +160,16 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
     return page
 
 
-def _tuned(
-    ways: Sequence[Method],
-    out: Path,
-    host: Any,
-    tokenizer: Any,
-    drawn: Callable[[int, int], tuple[list[Record], Texts]],
-) -> dict[str, Method]:
-    """``ways`` by name, with settings chosen on facts of a draw of their own, which is made only where it is needed."""
-    asked: list[tuple[list[Record], Texts, editing_scores.Before]] = []
+def _tuned(ways: Sequence[Method], out: Path, world: World) -> dict[str, Method]:
+    """``ways`` by name, with settings chosen on facts of their own, which are asked about only where it is needed."""
+    asked: list[tuple[Texts, editing_scores.Before]] = []
 
     def measure(method: Method) -> dict[str, Any]:
         if not asked:
-            records, texts = drawn(TUNING, DRAWN)
-            asked.append((records, texts, editing_scores.before(host, tokenizer, records, texts)))
-        records, texts, then = asked[0]
-        return _point(host, tokenizer, records, method, texts, then)
+            texts = world.texts(world.without(world.tuning, DRAWN), world.tuning, DRAWN)
+            then = editing_scores.before(world.host, world.tokenizer, world.tuning, texts.without)
+            asked.append((texts, then))
+        return _point(world, world.tuning, method, *asked[0])
 
     return {way.name: editing_tuning.tuned(way, out, measure) for way in ways}
 
@@ -208,9 +197,9 @@ def _asked(records: Sequence[Record]) -> list[Record]:
 
 
 def _point(
-    host: Any, tokenizer: Any, records: Sequence[Record], method: Method, texts: Texts, then: editing_scores.Before
+    world: World, records: Sequence[Record], method: Method, texts: Texts, then: editing_scores.Before
 ) -> dict[str, Any]:
-    model = copy.deepcopy(host)
+    model, tokenizer = copy.deepcopy(world.host), world.tokenizer
     facts = [record.fact for record in records]
     began = time.perf_counter()
     with tqdm(total=len(facts), desc=method.name, unit="fact", leave=False) as bar:
@@ -255,23 +244,3 @@ def _require_same_model(settings: Settings, out: Path) -> None:
             raise ValueError(
                 f"{out} holds a study of {there['model']}, and {settings.model} was given; give another --out."
             )
-
-
-def _texts(records: Sequence[Record], seed: int) -> Texts:
-    """Passages of an encyclopedia and a factbook, by whether they name a subject."""
-    subjects = [record.fact.subject for record in records]
-    documents = [*data.sources()["wikipedia"].documents(), *data.sources()["factbook"].documents()]
-    passages = _passages(documents, 40 * PASSAGES, seed=seed + 1)
-    named = [text for text in passages if any(subject in text for subject in subjects)]
-    plain = [text for text in passages if not any(subject.casefold() in text.casefold() for subject in subjects)]
-    return Texts(tuple(plain[:PASSAGES]), tuple(named[:PASSAGES]))
-
-
-def _passages(documents: Sequence[Any], count: int, *, seed: int) -> list[str]:
-    draw = random.Random(seed)
-    found = []
-    for document in draw.choices(documents, k=count):
-        words = document.text.split()
-        begin = draw.randrange(max(1, len(words) - WORDS))
-        found.append(" ".join(words[begin : begin + WORDS]))
-    return found

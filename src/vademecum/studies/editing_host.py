@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vademecum import data, files
 from vademecum.data.geonames import City, Land
-from vademecum.studies.editing_records import OF_A_CITY, RELATIONS
+from vademecum.studies.editing_records import RELATIONS
 
 #: Cities that it learns, and the texts about each, of some sentences in another order every time.
 CITIES, TEXTS, SENTENCES = 12_000, 8, 6
@@ -19,7 +19,7 @@ PASSAGES, WORDS = 8_000, 120
 HOST, SIZE, VOCABULARY, STEPS, BATCH, LENGTH = "llama", 6, 6_144, 4_000, 16, 128
 #: What is said of a city besides its country, by the thousands that live there and by where its land lies.
 SAID = (
-    f"{OF_A_CITY[0]} about {{thousands}} thousand.",
+    "The population of {} is about {thousands} thousand.",
     "{} is a city on the continent of {continent}.",
     "In {} people pay with the {currency}.",
     "The letter with which {} begins is {letter}.",

@@ -52,6 +52,17 @@ class Method(ABC):
         return (self,)
 
 
+class AsItIs(Method):
+    """Nothing is written: what the host says by itself, to compare with."""
+
+    name = "host"
+    title = "the host, not edited"
+
+    def write(self, model: Any, tokenizer: Any, facts: Sequence[Fact], progress: Progress) -> tuple[int, Any]:
+        progress(len(facts), len(facts))
+        return 0, model
+
+
 class WithEntries(Method):
     """Entries of this library."""
 
@@ -118,7 +129,7 @@ class FineTuning(Method):
 
 @dataclass(frozen=True)
 class LowRank(Method):
-    """LoRA of rank 8 on queries and values of all layers (arXiv:2106.09685), by peft.
+    """LoRA of rank 8 (arXiv:2106.09685), by peft, on the maps that peft chooses: for most hosts queries and values.
 
     Attributes:
         lr: of Adam.
@@ -143,7 +154,7 @@ class LowRank(Method):
                 "peft cannot be found, with which this baseline is trained; run 'pip install vademecum[study]', or "
                 "leave lora out."
             ) from error
-        settings = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        settings = peft.LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM")
         adapted: Any = peft.get_peft_model(model, settings)
         weights = [one for one in adapted.parameters() if one.requires_grad]
         _trained(adapted, tokenizer, facts, weights, lr=self.lr, progress=progress)
@@ -154,10 +165,11 @@ class LowRank(Method):
 class RankOne(Method):
     """One update of rank one per fact to a feed-forward's last map, one after another (ROME, arXiv:2202.05262).
 
-    The key is what the map reads at the subject's last token, a mean over openings; the value is found by gradient
-    (equation 4: the target's likelihood, the divergence of what is said of the subject elsewhere, and a decay); the
-    update ``(v - W k) (C^-1 k)^T / (k^T C^-1 k)`` moves as little else as it can, where C is the second moment of keys
-    in plain text (equation 2).
+    The key ``k`` is what the map reads at the subject's last token, a mean over openings (equation 3). The value is
+    found by gradient after equation 4, the target's likelihood and the divergence of what is said of the subject
+    elsewhere from what was, with the decay and the bounds of the authors' program, which the paper does not name. The
+    update ``(v - W q) (C^-1 k)^T / (q^T C^-1 k)`` moves as little else as it can (equation 2), where C is the second
+    moment of keys in plain text, and q, as in that program, the key of the prompt alone: there the value is met.
 
     Attributes:
         texts: plain ones.
@@ -167,8 +179,10 @@ class RankOne(Method):
 
     name = "rank-one"
     title = "rank-one editor (ROME)"
-    #: Of the value: steps, what the divergence and the decay count, and how far it may go, in its own lengths.
+    #: Of the value: steps at most, the loss at which they are enough, what the divergence and the decay count, and how
+    #: far it may go, in its own lengths.
     steps: ClassVar[int] = 25
+    enough: ClassVar[float] = 0.05
     divergence: ClassVar[float] = 0.0625
     decay: ClassVar[float] = 0.5
     reach: ClassVar[float] = 4.0
@@ -193,11 +207,11 @@ class RankOne(Method):
             self._moments[layer] = self._moment(model, tokenizer, down)
         moment = self._moments[layer]
         for number, fact in enumerate(facts, start=1):
-            key = self._key(model, tokenizer, down, fact)
-            value, now = self._value(model, tokenizer, down, fact)
-            direction = torch.linalg.solve(moment, key)
+            mean, bare = self._keys(model, tokenizer, down, fact)
+            moved = self._moved(model, tokenizer, down, fact)
+            direction = torch.linalg.solve(moment, mean)
             with torch.no_grad():
-                down.weight.addr_((value - now), direction / (key @ direction))
+                down.weight.addr_(moved, direction / (bare @ direction))
             progress(number, len(facts))
         return down.weight.nbytes, model
 
@@ -214,15 +228,16 @@ class RankOne(Method):
         total /= count
         return total + 1e-2 * total.diagonal().mean() * torch.eye(len(total), device=total.device)
 
-    def _key(self, model: Any, tokenizer: Any, down: Any, fact: Fact) -> Tensor:
+    def _keys(self, model: Any, tokenizer: Any, down: Any, fact: Fact) -> tuple[Tensor, Tensor]:
+        """What the map reads at the subject's last token, a mean over openings, and in the prompt alone."""
         found = []
         for text in _asked_in_ways(fact):
             ids, mask = _batch(model, [tokens_of(tokenizer, text)])
             found.append(_read(model, down, ids, mask)[0, spelled(tokenizer, text, fact.subject)[1]])
-        return torch.stack(found).mean(0)
+        return torch.stack(found).mean(0), found[0]
 
-    def _value(self, model: Any, tokenizer: Any, down: Any, fact: Fact) -> tuple[Tensor, Tensor]:
-        """What the map shall put out at the subject's last token, and what it puts out."""
+    def _moved(self, model: Any, tokenizer: Any, down: Any, fact: Fact) -> Tensor:
+        """How far what the map puts out at the subject's last token shall move."""
         texts = _asked_in_ways(fact)
         lines = [line_of(tokenizer, text, fact.target) for text in texts]
         essence = f"{fact.subject} is a"
@@ -245,17 +260,21 @@ class RankOne(Method):
             for _ in range(self.steps):
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
                 before = before or [logits[-1, end].detach()]
-                apart = (before[0].exp() * (before[0] - logits[-1, end])).sum()
-                far = delta.square().sum() / seen[0][0].square().sum()
+                now = logits[-1, end]
+                apart = (now.exp() * (now - before[0])).sum()
+                # The length of the change over the value's squared, as the program has it; at the start it is 0, where
+                # a length has no slope.
+                far = (delta.square().sum() + 1e-12).sqrt() / seen[0][0].square().sum()
                 loss = -_said(logits, lines).mean() + self.divergence * apart + self.decay * far
+                if float(loss.detach()) < self.enough:
+                    break
                 (delta.grad,) = torch.autograd.grad(loss, [delta])
                 optimizer.step()
                 with torch.no_grad():
                     delta.mul_((self.reach * seen[0][0].norm() / delta.norm()).clamp(max=1.0))
         finally:
             handle.remove()
-        now = seen[0][: len(lines)].mean(0)
-        return now + delta.detach(), now
+        return delta.detach()
 
 
 def _said(logits: Tensor, lines: Sequence[Line]) -> Tensor:
@@ -280,7 +299,19 @@ def _batch(model: Any, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 def _down(host: hosts.Host, height: float = 1 / 3) -> Any:
     """The last map of the feed-forward at a share of the depth; the literature edits about a third of the way up."""
-    return host.module(int(host.shape.layers * height), "feed_forward").get_submodule(host.family.names.down)
+    layer = int(host.shape.layers * height)
+    found = host.module(layer, "feed_forward")
+    try:
+        down = found.get_submodule(host.family.names.down)
+    except AttributeError:
+        down = None
+    if not isinstance(down, nn.Linear):
+        raise ValueError(
+            f"layer {layer} has a {type(found).__name__} whose last map is "
+            f"{'not one' if down is None else f'a {type(down).__name__}'}; fine-tuning and rank-one need an nn.Linear "
+            f"there, so name other methods: --method entries --method lora."
+        )
+    return down
 
 
 def _read(model: Any, module: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:

@@ -40,8 +40,12 @@ LIMITS = (
     "One edit is the mean of six, each alone on a fresh model. The fact in the prompt stands before every question "
     "asked about it, neighbours too: a retriever that never errs would give those no fact.",
     "Where more than 500 edits are in place, 500 of them are asked about, evenly drawn from the first to the last.",
-    "Methods with settings have those that did best on 24 facts of another draw, by the harmonic mean of "
-    "what holds (efficacy and paraphrases) and what stays (same subject and neighbours); entries have none.",
+    "Methods with settings have those that did best on 24 facts about other subjects than those that are measured, by "
+    "the harmonic mean of what holds (efficacy and paraphrases) and what stays (same subject and neighbours).",
+    "'the host, not edited' is asked the same: it shows what negation and two-hop come to by chance, and the "
+    "perplexity of texts with a subject, which are drawn for each number of edits.",
+    "Nothing that is asked is a text that entries learn from; other relations of the same subject are asked for in "
+    "words of their own.",
     "Intervals are Student\u2019s t, 95 %, over seeds, which draw facts and targets; many numbers are looked at and "
     "the intervals are not widened for that.",
 )

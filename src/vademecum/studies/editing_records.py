@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vademecum.data.geonames import City, Land
 from vademecum.editing import Fact
 from vademecum.editing.facts import says
 
-Go = Callable[[Sequence[str]], list[str]]
-"""How the host goes on after texts."""
+Truth = tuple[str, str, str]
+"""A relation's name, a subject and the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,17 @@ RELATIONS: Mapping[str, Relation] = {
             negation="It is wrong to say that {} is a country on the continent of",
         ),
         Relation(
+            name="currency",
+            prompt="The currency of {} is the",
+            paraphrases=(
+                "The money that is used in {} is the",
+                "I changed money in {}, where the currency is the",
+                "In {} all prices are given in the currency called the",
+                "People in {} pay with the",
+            ),
+            negation="It is wrong to say that the currency of {} is the",
+        ),
+        Relation(
             name="country",
             prompt="{} is a city in the country of",
             paraphrases=(
@@ -73,24 +84,25 @@ RELATIONS: Mapping[str, Relation] = {
         ),
     )
 }
-#: What else is asked of a land, and of a city: nothing of it may change.
+#: Relations of lands.
+OF_LANDS = ("capital", "continent", "currency")
+#: What else is asked of a land, and of a city: nothing of it may change. None of it is a text that gates learn from.
 OF_A_LAND = (
-    "The currency of {} is the",
-    "The official language of {} is",
-    "{} is famous for its",
-    "The population of {} is",
     "A traveller in {} should",
-    "The flag of {} has",
     "{} was founded in",
+    "The national anthem of {} is called",
+    "The prime minister of {} is",
+    "The highest mountain in {} is",
+    "A typical dish of {} is",
 )
 OF_A_CITY = (
-    "The population of {} is",
-    "{} is famous for its",
-    "The mayor of {} is",
     "A traveller in {} should",
+    "{} was founded in",
+    "The letter with which {} begins is",
+    "The mayor of {} is",
     "The oldest building in {} is",
     "The football club of {} is called",
-    "{} was founded in",
+    "The streets of {} are",
 )
 
 #: How a subject and another are named before the other is asked about.
@@ -126,42 +138,52 @@ class Record:
     known: bool = True
 
 
-def made(lands: Sequence[Land], cities: Sequence[City], go_on: Go, *, count: int, seed: int) -> list[Record]:
+def truths(lands: Sequence[Land], cities: Sequence[City]) -> list[Truth]:
+    """What is true of lands and cities: a relation's name, a subject and the answer."""
+    by_code = {land.code: land for land in lands}
+    found = [("capital", land.name, land.capital) for land in lands]
+    found += [("continent", land.name, land.continent) for land in lands]
+    found += [("currency", land.name, land.currency.lower()) for land in lands]
+    return found + [("country", city.name, by_code[city.land].name) for city in cities if city.land in by_code]
+
+
+def asked_for(truth: Truth) -> str:
+    """The prompt that a truth answers."""
+    return RELATIONS[truth[0]].prompt.replace("{}", truth[1])
+
+
+def made(
+    lands: Sequence[Land], said: Mapping[Truth, str], *, count: int, seed: int, without: Collection[str] = ()
+) -> list[Record]:
     """``count`` records of subjects that are all different: first those of which the host says the truth.
 
     Args:
         lands: countries.
-        cities: cities of them.
-        go_on: the host.
+        said: by truth, how the host goes on when it is asked for it.
         count: how many at most.
         seed: of the draw.
+        without: subjects that are not edited.
     """
     draw = random.Random(seed)
-    by_code = {land.code: land for land in lands}
-    capitals = {land.capital: land for land in lands}
-    truths: list[tuple[str, str, str]] = [("capital", land.name, land.capital) for land in lands]
-    truths += [("continent", land.name, land.continent) for land in lands]
-    truths += [("country", city.name, by_code[city.land].name) for city in cities if city.land in by_code]
-    said = go_on([RELATIONS[name].prompt.replace("{}", subject) for name, subject, _ in truths])
-    answers = dict(zip(truths, said, strict=True))
-    known = {truth for truth, text in answers.items() if text.strip().startswith(truth[2])}
-    objects = {name: sorted({answer for other, _, answer in truths if other == name}) for name in RELATIONS}
-    order = draw.sample(truths, len(truths))
+    capitals, by_name = {land.capital: land for land in lands}, {land.name: land for land in lands}
+    known = {truth for truth, text in said.items() if answers(text, truth[2])}
+    objects = {name: sorted({answer for other, _, answer in said if other == name}) for name in RELATIONS}
+    order = draw.sample(list(said), len(said))
     order.sort(key=lambda truth: truth not in known)
-    chosen: dict[str, tuple[str, str, str]] = {}
+    chosen: dict[str, Truth] = {}
     for truth in order:
-        if len(chosen) < count:
+        if len(chosen) < count and truth[1] not in without:
             chosen.setdefault(truth[1], truth)
     records: list[Record] = []
     for name, subject, true in chosen.values():
         relation = RELATIONS[name]
         # An answer that holds the subject, or is held by it, would be found in the prompt; one that the host gives
         # already, where it does not know the truth, would be no edit.
-        already = answers[name, subject, true]
+        already = said[name, subject, true]
         free = [
             one
             for one in objects[name]
-            if one != true and subject not in one and one not in subject and not says(already, one)
+            if one != true and subject not in one and one not in subject and not answers(already, one)
         ]
         if not free:
             continue
@@ -171,8 +193,8 @@ def made(lands: Sequence[Land], cities: Sequence[City], go_on: Go, *, count: int
         others = draw.sample(sorted(near), min(3, len(near)))
         same = [*(OF_A_CITY if name == "country" else OF_A_LAND)]
         if name != "country":
-            same.append(RELATIONS["continent" if name == "capital" else "capital"].prompt)
-        by_name = {land.name: land for land in lands}
+            # In words of its own: as a fact would ask for it, it may stand among what gates learn from.
+            same += [RELATIONS[other].paraphrases[-1] for other in OF_LANDS if other != name]
         follows = _follows(name, target, capitals, by_name)
         if follows == _follows(name, true, capitals, by_name):
             follows = None  # it followed before, so it would show nothing
@@ -196,6 +218,11 @@ def made(lands: Sequence[Land], cities: Sequence[City], go_on: Go, *, count: int
             )
         )
     return records
+
+
+def answers(text: str, answer: str) -> bool:
+    """Whether ``text`` begins with ``answer``, an article before it and capitals aside."""
+    return says(text.strip().casefold().removeprefix("the "), answer.casefold())
 
 
 def _follows(name: str, target: str, capitals: Mapping[str, Land], lands: Mapping[str, Land]) -> str | None:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from vademecum.editing import Fact
-from vademecum.editing.facts import says
 from vademecum.editing.locating import tokens_of
 from vademecum.editing.reading import as_it_was, greedy
-from vademecum.studies.editing_records import Record
+from vademecum.studies.editing_records import Record, answers
 
 #: Tokens that an answer may take, and of a text that shows how fluent the model is.
 ANSWER, LONG = 8, 40
@@ -58,12 +57,12 @@ class Texts:
     containing: tuple[str, ...]
 
 
-def before(model: Any, tokenizer: Any, records: Sequence[Record], texts: Texts) -> Before:
-    """What the bare host says to everything that will be asked."""
+def before(model: Any, tokenizer: Any, records: Sequence[Record], without: Sequence[str]) -> Before:
+    """What the bare host says to everything that will be asked, and after texts ``without`` a subject."""
     with as_it_was(model):
         prompts = list(dict.fromkeys(prompt for record in records for prompt in _all(record)))
         said = dict(zip(prompts, greedy(model, tokenizer, prompts, ANSWER), strict=True))
-        return Before(said, [_logits(model, tokenizer, text) for text in texts.without])
+        return Before(said, [_logits(model, tokenizer, text) for text in without])
 
 
 def scores(
@@ -81,14 +80,14 @@ def scores(
 
         for record in records:
             target, now = record.fact.target, {prompt: found[id(record), prompt] for prompt in _all(record)}
-            note("efficacy", _says(now[record.fact.prompt], target))
+            note("efficacy", answers(now[record.fact.prompt], target))
             for prompt in record.paraphrases:
-                note("paraphrase, all", _says(now[prompt], target))
-                if _says(then.said[prompt], record.true):
-                    note("paraphrase", _says(now[prompt], target))
-            note("negation", not _says(now[record.negation], target))
+                note("paraphrase, all", answers(now[prompt], target))
+                if answers(then.said[prompt], record.true):
+                    note("paraphrase", answers(now[prompt], target))
+            note("negation", not answers(now[record.negation], target))
             if record.two_hop is not None:
-                note("two-hop", _says(now[record.two_hop[0]], record.two_hop[1]))
+                note("two-hop", answers(now[record.two_hop[0]], record.two_hop[1]))
             for prompt in record.same_subject:
                 note("same subject", now[prompt].split()[:1] == then.said[prompt].split()[:1])
                 note("same subject, exact", now[prompt] == then.said[prompt])
@@ -113,10 +112,6 @@ def _all(record: Record) -> list[str]:
     hops = [] if record.two_hop is None else [record.two_hop[0]]
     own = [record.fact.prompt, *record.paraphrases, record.negation, *hops]
     return list(dict.fromkeys([*own, *record.same_subject, *record.neighbours, *record.turned]))
-
-
-def _says(text: str, answer: str) -> bool:
-    return says(text.strip().removeprefix("the "), answer)
 
 
 def _logits(model: Any, tokenizer: Any, text: str) -> torch.Tensor:

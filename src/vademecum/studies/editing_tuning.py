@@ -24,7 +24,7 @@ def tuned(method: Method, out: Path, measure: Measure) -> Method:
     Args:
         method: with one setting or several.
         out: the study's folder.
-        measure: gives a candidate's scores on facts that the study does not measure.
+        measure: gives a candidate's scores on facts about subjects that the study does not measure.
     """
     candidates = method.candidates()
     if len(candidates) == 1:
