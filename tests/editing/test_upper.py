@@ -17,17 +17,20 @@ def test_the_upper_layers_alone_say_what_the_whole_model_says(name: str, first: 
     model = tiny.host(name).eval()
     ids, mask = tiny.ids(batch=3), torch.ones(3, tiny.ids().shape[1], dtype=torch.long)
     mask[1, 5:] = 0
-    places = torch.tensor([1, 4])
-    upper = Upper(model, hosts.find(model), ids, mask, first, places)
+    rows, places = torch.tensor([0, 0, 1, 2]), torch.tensor([1, 4, 4, 0])
+    upper = Upper(model, hosts.find(model), ids, mask, first, rows, places)
     with torch.no_grad():
-        whole = model(input_ids=ids, attention_mask=mask).logits[:, places]
+        whole = model(input_ids=ids, attention_mask=mask).logits[rows, places]
     torch.testing.assert_close(upper.logits().detach(), whole)
     layers = hosts.find(model).layers
     scale = next(parameter for parameter in layers[-1].parameters() if parameter.dim() == 2)
     scale.data.mul_(1.5)
     with torch.no_grad():
-        whole = model(input_ids=ids, attention_mask=mask).logits[:, places]
+        whole = model(input_ids=ids, attention_mask=mask).logits[rows, places]
         torch.testing.assert_close(upper.logits(), whole)
+        # Of some texts alone: here the one that is padded, which is shorter by that.
+        some = upper.some(torch.tensor([1])).at(torch.tensor([0]), torch.tensor([4]))
+        torch.testing.assert_close(some.logits(), whole[2:3])
     assert not any("forward" in vars(layer) for layer in layers)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -36,15 +39,15 @@ def test_beside_a_memory_whose_lower_layers_rest() -> None:
     model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=2))
     tiny.shake(model)
     ids, mask = tiny.ids(), torch.ones_like(tiny.ids())
-    upper = Upper(model, vm.memories(model).host, ids, mask, 1, torch.tensor([3]))
+    upper = Upper(model, vm.memories(model).host, ids, mask, 1, torch.arange(len(ids)), torch.full((len(ids),), 3))
     with torch.no_grad():
-        torch.testing.assert_close(upper.logits(), model(input_ids=ids).logits[:, [3]])
+        torch.testing.assert_close(upper.logits(), model(input_ids=ids).logits[:, 3])
 
 
 def test_the_lower_layers_come_back_when_the_upper_ones_fail() -> None:
     model = tiny.host("qwen3").eval()
     host = hosts.find(model)
-    upper = Upper(model, host, tiny.ids(), torch.ones_like(tiny.ids()), 1, torch.tensor([0]))
+    upper = Upper(model, host, tiny.ids(), torch.ones_like(tiny.ids()), 1, *torch.zeros(2, 1, dtype=torch.long))
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -64,7 +67,9 @@ def test_a_layer_with_a_forward_of_its_own_gets_it_back() -> None:
     calls = []
     lower.forward = lambda *given, **more: calls.append(1) or own(*given, **more)
     mine = lower.forward
-    upper = Upper(model, hosts.find(model), tiny.ids(), torch.ones_like(tiny.ids()), 1, torch.tensor([0]))
+    upper = Upper(
+        model, hosts.find(model), tiny.ids(), torch.ones_like(tiny.ids()), 1, *torch.zeros(2, 1, dtype=torch.long)
+    )
     upper.logits()
     assert lower.forward is mine
     assert calls == [1]

@@ -84,7 +84,7 @@ def descend(
             found = torch.autograd.grad(keeping * moved.sum() + losses[learned].sum(), tables)
             chosen = going[learned.cpu()]
             _step(optimizer, tables, found, chosen)
-            if 2 * len(chosen) <= len(going):
+            if len(chosen) < len(going):
                 asked, going = asked.some(learned.nonzero()[:, 0].tolist()), chosen
     for table in tables:
         table.requires_grad_(False)
@@ -115,6 +115,7 @@ class _Asked:
         lines: Sequence[Sequence[Line]],
         first: int,
         begun: tuple[Tensor, Tensor] | None = None,
+        upper: Upper | None = None,
     ) -> None:
         self._given = (model, host, lines, first)
         flat = [line for own in lines for line in own]
@@ -132,11 +133,9 @@ class _Asked:
         self._owner = torch.tensor(owner, device=ids.device)
         # What comes after the target is the host's to say: rows that were read before it still lie in the cache.
         ends = torch.tensor([len(line.ids) - 1 for line in flat], device=ids.device)
-        asked = torch.unique(torch.cat([places - 1, ends]))
-        self._upper = Upper(model, host, ids, mask, first, asked)
-        self._before, self._ends = torch.searchsorted(asked, places - 1), torch.searchsorted(asked, ends)
-        begins = torch.tensor([line.begin - 1 for line in flat], device=ids.device)
-        self._begins = torch.searchsorted(asked, begins)
+        at = torch.cat([self._rows, torch.arange(len(flat), device=ids.device)]), torch.cat([places - 1, ends])
+        self._upper = Upper(model, host, ids, mask, first, *at) if upper is None else upper.at(*at)
+        self._begins = torch.searchsorted(self._rows, torch.arange(len(flat), device=ids.device))
         # Each fact's own prompt comes first of its lines.
         self._own = torch.searchsorted(self._owner, self._owner)
         self._begun = begun
@@ -148,12 +147,11 @@ class _Asked:
         eyes: it is learned from, but not waited for.
         """
         logits = self._upper.logits()
-        log_probability = logits[self._rows, self._before].float().log_softmax(-1)
-        said = log_probability.gather(-1, self._wanted[:, None])[:, 0]
-        lines = torch.arange(len(logits), device=logits.device)
-        now = logits[lines, self._ends].float().log_softmax(-1)
+        asked, after_it = logits[: len(self._rows)], logits[len(self._rows) :]
+        said = asked.float().log_softmax(-1).gather(-1, self._wanted[:, None])[:, 0]
+        now = after_it.float().log_softmax(-1)
         if self._begun is None:
-            answers = logits[lines, self._begins].argmax(-1)
+            answers = asked[self._begins].argmax(-1)
             self._begun = now.detach(), answers == answers[self._own]
         then, same = self._begun
         after = (then.exp() * (then - now)).sum(-1) * self._fair
@@ -167,11 +165,10 @@ class _Asked:
     def some(self, numbers: Sequence[int]) -> _Asked:
         """Of some facts alone, by their numbers here."""
         model, host, lines, first = self._given
-        begun = None
-        if self._begun is not None:
-            staying = torch.isin(self._owner.cpu(), torch.tensor(numbers)).to(self._owner.device)
-            begun = self._begun[0][staying], self._begun[1][staying]
-        return _Asked(model, host, [lines[number] for number in numbers], first, begun)
+        staying = torch.isin(self._owner.cpu(), torch.tensor(numbers)).to(self._owner.device)
+        begun = None if self._begun is None else (self._begun[0][staying], self._begun[1][staying])
+        upper = self._upper.some(staying.nonzero()[:, 0])
+        return _Asked(model, host, [lines[number] for number in numbers], first, begun, upper)
 
 
 class _Stay:
@@ -180,10 +177,8 @@ class _Stay:
     def __init__(self, model: Any, host: hosts.Host, texts: Sequence[list[int]], first: int) -> None:
         ids, mask = padded(texts, left=False)
         ids, mask = ids.to(model.device), mask.to(model.device)
-        ends = mask.sum(1) - 1
-        asked = torch.unique(ends)
-        self._upper = Upper(model, host, ids, mask, first, asked)
-        self._places = torch.searchsorted(asked, ends)
+        rows = torch.arange(len(texts), device=ids.device)
+        self._upper = Upper(model, host, ids, mask, first, rows, mask.sum(1) - 1)
         with torch.no_grad():
             self._then = self._now()
 
@@ -192,9 +187,7 @@ class _Stay:
         return (self._then.exp() * (self._then - self._now())).sum(-1)
 
     def _now(self) -> Tensor:
-        logits = self._upper.logits()
-        found: Tensor = logits[torch.arange(len(logits), device=logits.device), self._places].float().log_softmax(-1)
-        return found
+        return self._upper.logits().float().log_softmax(-1)
 
 
 def kept_steps(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

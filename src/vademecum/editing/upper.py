@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,9 +15,11 @@ from vademecum.editing.reading import require_places
 
 
 class Upper:
-    """Logits of a batch, over and over, from the first layer that changes on."""
+    """What a model says at some places of a batch, over and over, from the first layer that changes on."""
 
-    def __init__(self, model: Any, host: hosts.Host, ids: Tensor, mask: Tensor, first: int, places: Tensor) -> None:
+    def __init__(
+        self, model: Any, host: hosts.Host, ids: Tensor, mask: Tensor, first: int, rows: Tensor, places: Tensor
+    ) -> None:
         """Run the lower layers.
 
         Args:
@@ -26,26 +28,53 @@ class Upper:
             ids: ``[B, T]``.
             mask: ``[B, T]`` of what is no padding.
             first: the lowest layer that changes from call to call.
-            places: ascending, the places in the texts at which logits will be asked for.
+            rows: ``[P]``, by place that is asked about, its text.
+            places: ``[P]``, where in that text it is.
         """
         require_places(model, ids.shape[1])
         self._model, self._layers, self._first = model, host.layers, first
-        self._given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-        self._thinned = "logits_to_keep" in inspect.signature(model.forward).parameters
-        if self._thinned:
-            self._given["logits_to_keep"] = places
-        self._places = places
+        self._ids, self._mask, self._rows, self._places = ids, mask, rows, places
         self._below: Tensor | None = None
         self._tupled = False  # whether layers return what they made in a tuple
         if first:
             with torch.no_grad(), self._noting():
-                model(**self._given)
+                self._said()
 
     def logits(self) -> Tensor:
-        """``[B, places, V]``."""
+        """``[P, V]``."""
         with self._resting():
-            found: Tensor = self._model(**self._given).logits
-        return found if self._thinned else found[:, self._places]
+            return self._said()
+
+    def some(self, texts: Tensor) -> Upper:
+        """Of some texts alone, by their numbers ``[b]``, at places still to be named by :meth:`at`; no layer runs."""
+        width = int(self._mask[texts].sum(1).max())
+        fewer = copy.copy(self)
+        fewer._ids, fewer._mask = self._ids[texts, :width], self._mask[texts, :width]
+        if self._below is not None:
+            fewer._below = self._below[texts, :width]
+        return fewer
+
+    def at(self, rows: Tensor, places: Tensor) -> Upper:
+        """The same at other places."""
+        other = copy.copy(self)
+        other._rows, other._places = rows, places
+        return other
+
+    def _said(self) -> Tensor:
+        """The head is given the places that are asked about alone: over all of them it would be most of the work."""
+        given = 0
+
+        def only(_: Any, args: tuple[Any, ...]) -> Any:
+            nonlocal given
+            given += 1
+            return (args[0][self._rows, self._places][None], *args[1:])
+
+        handle = self._model.get_output_embeddings().register_forward_pre_hook(only)
+        try:
+            found: Tensor = self._model(input_ids=self._ids, attention_mask=self._mask, use_cache=False).logits
+        finally:
+            handle.remove()
+        return found[0] if given else found[self._rows, self._places]
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
