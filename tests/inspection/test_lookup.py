@@ -41,6 +41,24 @@ def test_gates_of_slots_and_entries_by_layer_and_token() -> None:
     assert top[0][0] == int(torch.stack([then[3], now[3]]).amax(0).argmax())
 
 
+def test_gates_are_drawn_on_the_scale_of_all_conditions_together() -> None:
+    words = Words(world.tokenizer().backend_tokenizer)
+    kind = vm.Entries(headwords=(((9,),),), reach="after", conditions=2)
+    model = vm.attach(tiny.host("qwen3"), kind, vm.MoVE(slots=2))
+    for name, one in model.named_parameters():
+        if name.endswith("entries.gate.bias"):
+            one.data[0, 0] = 50.0  # one condition holds for sure, the other is left at 1
+    found = lookup.look(model, [1, 9, 3])
+    assert {one.key: one.most for one in found.opened} == {"entries": 4.0, "move": 2.0}
+    made = make(found, words, model="m")
+    entries, move = made.sections["entries"][1], made.sections["move"][1]
+    assert "at most 4 (2 for each of 2 conditions)" in entries
+    assert "--a:0.56" in entries
+    assert "a mean over layers, of at most 2." in move
+    scales = {one.name: one.figure.axes[0].images[0].get_clim() for one in made.drawings}
+    assert scales == {"gates-entries": (0.0, 4.0), "gates-move": (0.0, 2.0)}
+
+
 def test_a_text_without_a_headword_is_read_as_by_the_host() -> None:
     words = world.tokenizer()
     model = world.model(words, steps=1)

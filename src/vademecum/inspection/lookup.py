@@ -23,6 +23,7 @@ class Opened:
         labels: what each is called.
         layers: numbers of the layers.
         strength: ``[layers, tokens, labels]`` gates; a slot's is the mean over heads.
+        conditions: factors of a gate, of up to 2 each.
     """
 
     key: str
@@ -30,6 +31,12 @@ class Opened:
     labels: tuple[str, ...]
     layers: tuple[int, ...]
     strength: Tensor
+    conditions: int = 1
+
+    @property
+    def most(self) -> float:
+        """The widest that a gate can be."""
+        return 2.0**self.conditions
 
 
 @dataclass(frozen=True)
@@ -82,14 +89,16 @@ def look(model: Any, ids: Sequence[int], names: Sequence[Sequence[str]] = ()) ->
     sets = [key for key in kinds if any("spoken" in one for name, one in stats.items() if _of(name, key))]
     every = [key for key, kind in kinds.items() if kind.name == "entries"]
     opened = []
-    for key in kinds:
+    for key, kind in kinds.items():
         layers = sorted((name for name in stats if _of(name, key)), key=layer_of)
         if key in sets:
             which = [int(one) for one in stats[layers[0]]["entries"]]
             called = names[every.index(key)] if every.index(key) < len(names) else ()
             labels = [called[one] if one < len(called) else f"entry {one}" for one in which]
             strength = torch.stack([stats[name]["spoken"] for name in layers])
-            opened.append(Opened(key, "entry", tuple(labels), tuple(map(layer_of, layers)), strength.float().cpu()))
+            conditions = kind.conditions if isinstance(kind, vm.Entries) else 1
+            numbers = tuple(map(layer_of, layers))
+            opened.append(Opened(key, "entry", tuple(labels), numbers, strength.float().cpu(), conditions))
         elif layers and "gates" in stats[layers[0]]:
             gates = torch.stack([stats[name]["gates"].float().mean(1)[:, 1:] for name in layers]).cpu()
             labels = [f"slot {one}" for one in range(gates.shape[-1])]

@@ -19,7 +19,7 @@ from vademecum.pages.drawing import Drawing
 
 #: Tokens of the likeliest that are shown, and places at which the memory moved most.
 LIKELIEST, MOVED = 8, 5
-#: A gate at which a slot or an entry counts as open, of at most 2.
+#: A gate at which a slot or an entry counts as open; a row is added as it is where it is 1.
 OPEN = 0.5
 #: Tokens of a heat map; a longer text shows its last ones.
 SHOWN = 60
@@ -43,7 +43,7 @@ def make(found: Looked, words: Words, *, model: str) -> Page:
         title="What was looked up",
         lede=(
             f"{model} reads a text of {len(ids)} tokens. A gate is 0 where nothing is said, 1 where a row is added as "
-            "it is, and at most 2."
+            "it is, and at most 2; an entry with several conditions has a gate for each, and they are multiplied."
         ),
         headline=_headline(found, words),
         sections=sections,
@@ -78,21 +78,26 @@ def _text(one: Opened, ids: list[int], words: Words) -> str:
     ]
     names = "".join(f"<li>{one.part} {number}: {escape(name)}</li>" for number, name in enumerate(one.labels))
     legend = f"<ul>{names}</ul>" if one.part == "entry" else ""
-    shown = coloured.html([Passage("text", pieces)], part=one.part, count=len(one.labels), fade=(0.0, 2.0))
-    note = f"Colour: the {one.part} with the widest gate; fullness: that gate, a mean over layers."
+    shown = coloured.html([Passage("text", pieces)], part=one.part, count=len(one.labels), fade=(0.0, one.most))
+    note = f"Colour: the {one.part} with the widest gate; fullness: that gate, a mean over layers, {_most(one)}."
     return f"{legend}{shown}<p class='note'>{note}</p>"
+
+
+def _most(one: Opened) -> str:
+    each = f" (2 for each of {one.conditions} conditions)" if one.conditions > 1 else ""
+    return f"of at most {one.most:g}{each}"
 
 
 def _gates(one: Opened, ids: list[int], words: Words) -> Drawing:
     start = max(0, len(ids) - SHOWN)
     values = one.strength.amax(-1)[:, start:].numpy().astype(np.float64)
-    columns = [words.show(number) for number in ids[start:]]
+    columns, rows = [words.show(number) for number in ids[start:]], list(map(str, one.layers))
     with style.styled():
         wide, high = max(6.0, 1.5 + 0.24 * len(columns)), max(2.2, 1.2 + 0.14 * len(values))
         figure, axes = style.canvas(width=wide, height=high)
-        image = heat(axes[0], values, low=0.0, high=2.0, columns=columns, rows=list(map(str, one.layers)), rotate=True)
+        image = heat(axes[0], values, low=0.0, high=one.most, columns=columns, rows=rows, rotate=True)
         axes[0].set_ylabel("layer")
-        figure.colorbar(image, ax=axes[0], label="widest gate")
+        figure.colorbar(image, ax=axes[0], label=f"widest gate, {_most(one)}")
     cut = f" The last {SHOWN} tokens." if start else ""
     return Drawing(f"gates-{one.key}", f"{one.key}: widest gate of any {one.part}", f"By layer and token.{cut}", figure)
 
