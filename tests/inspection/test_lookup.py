@@ -59,6 +59,27 @@ def test_gates_are_drawn_on_the_scale_of_all_conditions_together() -> None:
     assert scales == {"gates-entries": (0.0, 4.0), "gates-move": (0.0, 2.0)}
 
 
+def test_every_entry_that_speaks_has_its_gates_by_layer_drawn_and_what_is_left_out_is_counted() -> None:
+    words = Words(world.tokenizer().backend_tokenizer)
+    model = vm.attach(tiny.host("qwen3"), vm.Entries(headwords=tuple(((n,),) for n in range(2, 13)), reach="after"))
+    tiny.shake(model)
+    few = lookup.look(model, [1, 9, 3, 4], [[f"fact {n}" for n in range(2, 13)]])
+    (drawing,) = make(few, words, model="m").drawings
+    panels = {axis.get_title(loc="left"): axis.images[0].get_array() for axis in drawing.figure.axes if axis.images}
+    titles = ["entry 0: fact 3", "entry 1: fact 4", "entry 2: fact 9"]
+    widest = few.opened[0].strength.amax((0, 1)).argsort(descending=True)
+    assert [*panels] == [titles[number] for number in widest]
+    for number, title in enumerate(titles):
+        drawn, gates = panels[title], few.opened[0].strength[..., number]
+        assert drawn.mask.tolist() == (gates == 0).tolist()
+        assert torch.equal(torch.tensor(drawn.filled(0.0)), gates.double())
+    assert "left out" not in drawing.caption
+    many = lookup.look(model, list(range(2, 13)))
+    (drawing,) = make(many, words, model="m").drawings
+    assert sum(len(axis.images) for axis in drawing.figure.axes) == 8
+    assert "3 more speak with narrower gates and are left out." in drawing.caption
+
+
 def test_a_text_without_a_headword_is_read_as_by_the_host() -> None:
     words = world.tokenizer()
     model = world.model(words, steps=1)

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 from html import escape
 
-import numpy as np
 import torch
 
 from vademecum.inspection import coloured
 from vademecum.inspection.coloured import Passage
-from vademecum.inspection.drawing import heat
 from vademecum.inspection.lookup import Looked, Opened
+from vademecum.inspection.lookup_figures import gates, most
 from vademecum.inspection.page import Page
 from vademecum.inspection.tables import Table
 from vademecum.inspection.words import Words
-from vademecum.pages import page, style
-from vademecum.pages.drawing import Drawing
+from vademecum.pages import page
 
 #: Tokens of the likeliest that are shown, and places at which the memory moved most.
 LIKELIEST, MOVED = 8, 5
 #: A gate at which a slot or an entry counts as open; a row is added as it is where it is 1.
 OPEN = 0.5
-#: Tokens of a heat map; a longer text shows its last ones.
-SHOWN = 60
 
 
 def make(found: Looked, words: Words, *, model: str) -> Page:
     """The page."""
     ids = found.ids.tolist()
-    drawings = [_gates(one, ids, words) for one in found.opened]
+    drawings = [gates(one, ids, words) for one in found.opened]
     sections = {}
     for one, drawing in zip(found.opened, drawings, strict=True):
         shown = _text(one, ids, words) + page.figures([drawing])
         sections[one.key] = (f"{one.key}: which {one.part} spoke where", shown)
     moved = found.moved()
     sections["next"] = ("What comes next", _next(found, words, len(ids) - 1, "after the whole text"))
-    most = [place for place in moved.argsort(descending=True)[:MOVED].tolist() if moved[place] > 1e-6]
-    if most:
-        shown = "".join(_next(found, words, place, _upto(words, ids, place)) for place in most if place != len(ids) - 1)
+    far = [place for place in moved.argsort(descending=True)[:MOVED].tolist() if moved[place] > 1e-6]
+    if far:
+        shown = "".join(_next(found, words, place, _upto(words, ids, place)) for place in far if place != len(ids) - 1)
         sections["moved"] = ("Where the memory moved most", shown or "<p>At the end of the text, shown above.</p>")
     return Page(
         title="What was looked up",
@@ -79,27 +75,8 @@ def _text(one: Opened, ids: list[int], words: Words) -> str:
     names = "".join(f"<li>{one.part} {number}: {escape(name)}</li>" for number, name in enumerate(one.labels))
     legend = f"<ul>{names}</ul>" if one.part == "entry" else ""
     shown = coloured.html([Passage("text", pieces)], part=one.part, count=len(one.labels), fade=(0.0, one.most))
-    note = f"Colour: the {one.part} with the widest gate; fullness: that gate, a mean over layers, {_most(one)}."
+    note = f"Colour: the {one.part} with the widest gate; fullness: that gate, a mean over layers, {most(one)}."
     return f"{legend}{shown}<p class='note'>{note}</p>"
-
-
-def _most(one: Opened) -> str:
-    each = f" (2 for each of {one.conditions} conditions)" if one.conditions > 1 else ""
-    return f"of at most {one.most:g}{each}"
-
-
-def _gates(one: Opened, ids: list[int], words: Words) -> Drawing:
-    start = max(0, len(ids) - SHOWN)
-    values = one.strength.amax(-1)[:, start:].numpy().astype(np.float64)
-    columns, rows = [words.show(number) for number in ids[start:]], list(map(str, one.layers))
-    with style.styled():
-        wide, high = max(6.0, 1.5 + 0.24 * len(columns)), max(2.2, 1.2 + 0.14 * len(values))
-        figure, axes = style.canvas(width=wide, height=high)
-        image = heat(axes[0], values, low=0.0, high=one.most, columns=columns, rows=rows, rotate=True)
-        axes[0].set_ylabel("layer")
-        figure.colorbar(image, ax=axes[0], label=f"widest gate, {_most(one)}")
-    cut = f" The last {SHOWN} tokens." if start else ""
-    return Drawing(f"gates-{one.key}", f"{one.key}: widest gate of any {one.part}", f"By layer and token.{cut}", figure)
 
 
 def _next(found: Looked, words: Words, place: int, where: str) -> str:
@@ -124,7 +101,7 @@ def _table(found: Looked, words: Words) -> Table:
     rows: list[list[object]] = []
     for place, one in enumerate(found.ids.tolist()):
         says = [words.show(int(torch.argmax(side[place]))) for side in (found.without, found.with_memory)]
-        gates = [f"{float(o.strength[:, place, n].mean()):.4f}" for o in found.opened for n in range(len(o.labels))]
-        rows.append([place, words.show(one), f"{float(moved[place]):.4f}", *says, *gates])
+        means = [f"{float(o.strength[:, place, n].mean()):.4f}" for o in found.opened for n in range(len(o.labels))]
+        rows.append([place, words.show(one), f"{float(moved[place]):.4f}", *says, *means])
     names = [f"{one.key}: {label}" for one in found.opened for label in one.labels]
     return Table("lookup", [*head, *names], rows)
