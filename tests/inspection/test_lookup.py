@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vademecum import cli, editing
 from vademecum.inspection import lookup
 from vademecum.inspection.lookup_page import make
 from vademecum.inspection.words import Words
+from vademecum.memory.rewrites import Rewrites
 
 
 def test_gates_of_slots_and_entries_by_layer_and_token() -> None:
@@ -114,3 +116,51 @@ def test_the_verb_writes_a_page_for_an_overlay(tmp_path: Path, capsys: pytest.Ca
     assert (folder / "figures" / "gates-entries.png").is_file()
     assert (folder / "lookup.csv").read_text("utf-8").count("\n") == 6
     assert cli.main(["inspect", "lookup", *given[:-1], " "]) != 0
+
+
+EDITED = [
+    editing.Fact(subject="Hav", prompt="The capital of Hav is", target="Bor"),
+    editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark"),
+    editing.Fact(subject="San Lorenzo", prompt="The capital of San Lorenzo is", target="Arv"),
+]
+
+
+def test_tokens_whose_rows_an_edit_rewrote_are_marked_with_what_for() -> None:
+    words: Any = world.tokenizer()
+    model = vm.attach(world.model(words, steps=1), vm.LaVE(bank_std=0.02), vm.MoVE(slots=2, bank_std=0.02)).eval()
+    edit = editing.plan(model, EDITED, words, into="rows").apply()
+    ids, show = words("The coin of Hav is").input_ids, Words(words.backend_tokenizer)
+    hav, lorenzo = words.convert_tokens_to_ids(["Hav", "Lorenzo"])
+    found = lookup.look(model, ids)
+    assert found.rewritten.keys() == {"lave", "move"}
+    for own in found.rewritten.values():
+        assert own.keys() == {hav, lorenzo}
+        assert sorted(own[hav]) == ["The capital of Hav is \u2192 Bor", "The coin of Hav is \u2192 mark"]
+        assert own[lorenzo] == ["The capital of San Lorenzo is \u2192 Arv"]
+    made = make(found, show, model="m")
+    assert "Edits rewrote the rows of 2 tokens; 1 of the 5 tokens of this text read one of them (Hav)." in made.headline
+    for key in ("lave", "move"):
+        (marked,) = re.findall(r'<span class="t noted"[^>]*>[^<]*</span>', made.sections[key][1])
+        assert marked.endswith("Hav</span>")
+        assert "row rewritten for" in marked
+        assert "The coin of Hav is \u2192 mark" in marked
+    told = re.findall(r"<td>([^<]*)</td>", made.sections["edited"][1])
+    assert sorted([told[:3], told[4:7]]) == [["Hav", "3", "lave"], ["Hav", "3", "move"]]
+    elsewhere = make(lookup.look(model, words("The coin of Dorne is").input_ids), show, model="m")
+    assert "0 of the 5 tokens of this text read one of them." in " ".join(elsewhere.headline)
+    assert "edited" not in elsewhere.sections
+    edit.undo()
+    assert "noted" not in make(lookup.look(model, ids), show, model="m").sections["move"][1]
+
+
+def test_rows_that_were_rewritten_for_nobody_knows_what_are_marked_where_no_gate_tells_of_them() -> None:
+    words: Any = world.tokenizer()
+    model = vm.attach(world.model(words, steps=1), vm.BankOfValues())
+    number = words.convert_tokens_to_ids("Hav")
+    for bank in vm.memories(model).banks().values():
+        Rewrites.on(bank).put("mine", torch.tensor([number]), torch.ones(1, *bank.row_shape), "me")
+    found = lookup.look(model, words("The coin of Hav is").input_ids)
+    assert found.opened == ()
+    made = make(found, Words(words.backend_tokenizer), model="m")
+    assert "for facts that are not known here" in made.sections["edited"][1]
+    assert "bit for bit" not in " ".join(made.headline)

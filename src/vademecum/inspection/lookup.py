@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 import vademecum as vm
 from vademecum.analysis.experts import layer_of
+from vademecum.editing.rows import rewritten
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,15 @@ class Looked:
         opened: by memory.
         with_memory: ``[tokens, V]`` log probabilities of what comes next.
         without: the same with all value memories silent.
+        rewritten: by memory and token id, what edits rewrote the token's row for, in words; none where not known. All
+            rows that edits rewrote are there, read in this text or not.
     """
 
     ids: Tensor
     opened: tuple[Opened, ...]
     with_memory: Tensor
     without: Tensor
+    rewritten: Mapping[str, Mapping[int, Sequence[str]]] = field(default_factory=dict)
 
     def moved(self) -> Tensor:
         """``[tokens]`` Kullback-Leibler divergence of what comes next, from without to with, in bits."""
@@ -103,9 +107,20 @@ def look(model: Any, ids: Sequence[int], names: Sequence[Sequence[str]] = ()) ->
             gates = torch.stack([stats[name]["gates"].float().mean(1)[:, 1:] for name in layers]).cpu()
             labels = [f"slot {one}" for one in range(gates.shape[-1])]
             opened.append(Opened(key, "slot", tuple(labels), tuple(map(layer_of, layers)), gates))
-    if not opened and not every:
+    rows = _rewritten(model)
+    if not opened and not every and not rows:
         raise ValueError("the model has no value memory whose slots or entries could be looked at.")
-    return Looked(given[0].cpu(), tuple(opened), told, silent)
+    return Looked(given[0].cpu(), tuple(opened), told, silent, rows)
+
+
+def _rewritten(model: Any) -> dict[str, dict[int, list[str]]]:
+    found: dict[str, dict[int, list[str]]] = {}
+    for bank, rows in rewritten(model).items():
+        own = found.setdefault(bank.split(".", 1)[0], {})
+        for number, facts in rows.items():
+            said = [f"{fact.prompt} \u2192 {fact.target}" for fact in facts]
+            own[number] = list(dict.fromkeys([*own.get(number, ()), *said]))  # a bank for each layer has it as well
+    return found
 
 
 def _of(name: str, key: str) -> bool:

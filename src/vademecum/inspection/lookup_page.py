@@ -6,7 +6,7 @@ from html import escape
 
 import torch
 
-from vademecum.inspection import coloured
+from vademecum.inspection import coloured, lookup_edited
 from vademecum.inspection.coloured import Passage
 from vademecum.inspection.lookup import Looked, Opened
 from vademecum.inspection.lookup_figures import gates, most
@@ -27,8 +27,10 @@ def make(found: Looked, words: Words, *, model: str) -> Page:
     drawings = [gates(one, ids, words) for one in found.opened]
     sections = {}
     for one, drawing in zip(found.opened, drawings, strict=True):
-        shown = _text(one, ids, words) + page.figures([drawing])
+        shown = _text(found, one, words) + page.figures([drawing])
         sections[one.key] = (f"{one.key}: which {one.part} spoke where", shown)
+    if edited := lookup_edited.section(found, words):
+        sections["edited"] = ("Rows that an edit rewrote", edited)
     moved = found.moved()
     sections["next"] = ("What comes next", _next(found, words, len(ids) - 1, "after the whole text"))
     far = [place for place in moved.argsort(descending=True)[:MOVED].tolist() if moved[place] > 1e-6]
@@ -56,8 +58,10 @@ def _headline(found: Looked, words: Words) -> list[str]:
         spoke = [label for label, gate in zip(one.labels, strongest.tolist(), strict=True) if gate >= OPEN]
         named = f" ({', '.join(spoke[:6])}{', ...' if len(spoke) > 6 else ''})" if spoke else ""
         lines.append(f"{one.key}: {len(spoke)} of {len(one.labels)} opened to {OPEN:g} or more{named}.")
-    if not found.opened:
+    if not found.opened and torch.equal(found.with_memory, found.without):
         lines.append("No entry spoke in this text: it is read as by the bare host, bit for bit.")
+    if edited := lookup_edited.line(found, words):
+        lines.append(edited)
     before, after = (words.show(int(one[last].argmax())) for one in (found.without, found.with_memory))
     lines.append(
         f"After the text the likeliest token is {after} with the memory and {before} without; what comes next moved by "
@@ -66,16 +70,18 @@ def _headline(found: Looked, words: Words) -> list[str]:
     return lines
 
 
-def _text(one: Opened, ids: list[int], words: Words) -> str:
+def _text(found: Looked, one: Opened, words: Words) -> str:
     mean = one.strength.mean(0)
     gate, label = mean.max(-1)
-    pieces = [
-        (text, int(label[place]) if gate[place] > 1e-6 else -1, float(gate[place])) for text, place in words.pieces(ids)
-    ]
+    cut = words.pieces(found.ids.tolist())
+    pieces = [(text, int(label[place]) if gate[place] > 1e-6 else -1, float(gate[place])) for text, place in cut]
+    notes = lookup_edited.notes(found, one.key, [place for _, place in cut])
     names = "".join(f"<li>{one.part} {number}: {escape(name)}</li>" for number, name in enumerate(one.labels))
     legend = f"<ul>{names}</ul>" if one.part == "entry" else ""
-    shown = coloured.html([Passage("text", pieces)], part=one.part, count=len(one.labels), fade=(0.0, one.most))
+    shown = coloured.html([Passage("text", pieces, notes)], part=one.part, count=len(one.labels), fade=(0.0, one.most))
     note = f"Colour: the {one.part} with the widest gate; fullness: that gate, a mean over layers, {most(one)}."
+    if notes:
+        note += " Underlined: the token's row was rewritten by an edit."
     return f"{legend}{shown}<p class='note'>{note}</p>"
 
 
