@@ -15,6 +15,7 @@ from tests.editing import world
 import vademecum as vm
 from vademecum import cli, editing
 from vademecum.inspection import lookup
+from vademecum.inspection.commands import inspect_lookup
 from vademecum.inspection.lookup_page import make
 from vademecum.inspection.words import Words
 from vademecum.memory.rewrites import Rewrites
@@ -23,7 +24,7 @@ from vademecum.memory.rewrites import Rewrites
 def test_gates_of_slots_and_entries_by_layer_and_token() -> None:
     model = vm.attach(tiny.host("qwen3"), vm.MoVE(slots=3), vm.Entries(headwords=(((7, 8),), ((9,),)), reach="after"))
     tiny.shake(model)
-    found = lookup.look(model, [1, 9, 3, 4], [["first", "second"]])
+    found = lookup.look(model, [1, 9, 3, 4], {"entries": ["first", "second"]})
     assert {one.key: (one.part, one.labels, one.strength.shape) for one in found.opened} == {
         "move": ("slot", ("slot 0", "slot 1", "slot 2"), (2, 4, 3)),
         "entries": ("entry", ("second",), (2, 4, 1)),
@@ -65,7 +66,7 @@ def test_every_entry_that_speaks_has_its_gates_by_layer_drawn_and_what_is_left_o
     words = Words(world.tokenizer().backend_tokenizer)
     model = vm.attach(tiny.host("qwen3"), vm.Entries(headwords=tuple(((n,),) for n in range(2, 13)), reach="after"))
     tiny.shake(model)
-    few = lookup.look(model, [1, 9, 3, 4], [[f"fact {n}" for n in range(2, 13)]])
+    few = lookup.look(model, [1, 9, 3, 4], {"entries": [f"fact {n}" for n in range(2, 13)]})
     (drawing,) = make(few, words, model="m").drawings
     panels = {axis.get_title(loc="left"): axis.images[0].get_array() for axis in drawing.figure.axes if axis.images}
     titles = ["entry 0: fact 3", "entry 1: fact 4", "entry 2: fact 9"]
@@ -116,6 +117,23 @@ def test_the_verb_writes_a_page_for_an_overlay(tmp_path: Path, capsys: pytest.Ca
     assert (folder / "figures" / "gates-entries.png").is_file()
     assert (folder / "lookup.csv").read_text("utf-8").count("\n") == 6
     assert cli.main(["inspect", "lookup", *given[:-1], " "]) != 0
+
+
+@pytest.mark.parametrize("into", ["entries", "rows"])
+def test_entries_of_the_models_own_are_not_called_by_the_facts_of_an_overlay(tmp_path: Path, into: str) -> None:
+    words: Any = world.tokenizer()
+    dorne = words.convert_tokens_to_ids("Dorne")
+    model = world.model(words, steps=1)
+    model.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    own = vm.Entries(headwords=(((dorne,),),), reach="after", label="own")
+    vm.attach(model, own, vm.MoVE(bank_std=0.02)).eval()
+    vm.save(model, tmp_path / "memory")
+    fact = editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol")
+    editing.plan(model, [fact], words, into=into).save(tmp_path / "facts.safetensors")
+    page = inspect_lookup(str(tmp_path), fact.prompt, overlay=tmp_path / "facts.safetensors", echo=lambda _: None)
+    names = re.findall(r"<li>(entry [^<]*)</li>", page.read_text("utf-8"))
+    assert sorted(names) == ["entry 0: The capital of Dorne is \u2192 Hol"] * (into == "entries") + ["entry 0: entry 0"]
 
 
 EDITED = [

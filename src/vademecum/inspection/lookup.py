@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -71,13 +72,13 @@ class Looked:
         return [(int(one), float(both[0, one]), float(both[1, one])) for one in found[order]]
 
 
-def look(model: Any, ids: Sequence[int], names: Sequence[Sequence[str]] = ()) -> Looked:
+def look(model: Any, ids: Sequence[int], names: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Looked:
     """Read a text.
 
     Args:
         model: with value memories.
         ids: of the text.
-        names: what the entries of each set on the model are called, in the order of the sets.
+        names: by key, what the entries of a set on the model are called.
 
     Raises:
         ValueError: no value memory is on the model.
@@ -91,13 +92,13 @@ def look(model: Any, ids: Sequence[int], names: Sequence[Sequence[str]] = ()) ->
     stats = recording.forwards[0]
     kinds = vm.memories(model).kinds
     sets = [key for key in kinds if any("spoken" in one for name, one in stats.items() if _of(name, key))]
-    every = [key for key, kind in kinds.items() if kind.name == "entries"]
+    every = [key for key, kind in kinds.items() if isinstance(kind, vm.Entries)]
     opened = []
     for key, kind in kinds.items():
         layers = sorted((name for name in stats if _of(name, key)), key=layer_of)
         if key in sets:
             which = [int(one) for one in stats[layers[0]]["entries"]]
-            called = names[every.index(key)] if every.index(key) < len(names) else ()
+            called = names.get(key, ())
             labels = [called[one] if one < len(called) else f"entry {one}" for one in which]
             strength = torch.stack([stats[name]["spoken"] for name in layers])
             conditions = kind.conditions if isinstance(kind, vm.Entries) else 1
