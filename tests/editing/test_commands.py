@@ -94,6 +94,27 @@ def test_a_fact_that_contradicts_the_overlay_is_refused_and_the_file_stays(
     assert file.read_bytes() == before
 
 
+def test_where_an_entry_asks_the_same_in_other_words_its_prompt_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol")
+    run(capsys, "add", folder, file, "--subject", "Hav", "--prompt", "The coin of Hav is", "--target", "mark")
+
+    def refused(verb: tuple[object, ...], subject: str, prompt: str) -> str:
+        target = ("--target", "Arv") if verb[0] == "change" else ()
+        assert main(["edit", *map(str, verb), "--subject", subject, "--prompt", prompt, *target]) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    same = "'The capital of Dorne is' (of 'Dorne') asks the same: give that prompt and subject."
+    for verb in (("change", folder, file), ("remove", file)):
+        assert same in refused(verb, "Dorne", "dorne's capital is" if verb[0] == "remove" else "Dorne's capital is")
+        # Where no words are known that would ask the same, the subject's own entries are named, not the first ones.
+        assert "written of 'Hav' are 'The coin of Hav is'." in refused(verb, "Hav", "In Hav people pay with")
+        both = "written are 'The capital of Dorne is', 'The coin of Hav is'."
+        assert both in refused(verb, "Elbonia", "The coin of Elbonia is")
+
+
 def test_what_another_wrote_meanwhile_is_not_lost(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, edits: Any
 ) -> None:
