@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers as tf
 import typer
 
 from vademecum import files
@@ -307,6 +308,30 @@ def test_mistakes_that_are_told_before_anything_is_learned(
     lines.write_text('{"subject": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "utf-8")
     assert main(["edit", "add", str(folder), str(file), "--facts", str(lines)]) == 2
     assert "line 1" in capsys.readouterr().err
+
+
+def test_a_model_without_a_tokenizer_is_told_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, broken, empty = (tmp_path / name for name in ("bare", "broken", "empty"))
+    for place, left_out in ((bare, "tokenizer*"), (broken, "nothing"), (empty, "*")):
+        shutil.copytree(folder, place, ignore=shutil.ignore_patterns(left_out))
+    (broken / "tokenizer.json").write_text("{", "utf-8")
+    # A family whose tokenizer is made of nothing where there is no file, and reads every text as empty.
+    tf.GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0).save_pretrained(empty)
+    both, one = "tokenizer.json and tokenizer_config.json are missing", "tokenizer.json is missing"
+
+    def refused(place: Path) -> str:
+        assert main(["edit", "add", str(place), str(tmp_path / "facts.safetensors"), *DORNE, "Hol"]) == 2
+        return capsys.readouterr().err
+
+    for place in (bare, empty):
+        said = refused(place)
+        assert f"{place} holds a model without a tokenizer that can be read: {both}; write" in " ".join(said.split())
+        assert "instantiate" not in said
+    shutil.copy(folder / "tokenizer_config.json", bare)
+    assert one in " ".join(refused(bare).split())
+    assert f"the tokenizer in {broken} cannot be read (" in " ".join(refused(broken).split())
 
 
 def test_a_model_that_is_cut_off_and_places_that_hold_no_overlay_are_named(

@@ -15,6 +15,7 @@ from vademecum.editing.edit import Edit
 from vademecum.editing.entries import AsEntries
 from vademecum.editing.facts import Fact, read
 from vademecum.editing.measuring import measured
+from vademecum.editing.opening import tokenizer_of
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.planning import plan
 from vademecum.editing.reading import as_it_was, greedy
@@ -31,7 +32,7 @@ def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
     GPU where there is one, where None).
 
     Raises:
-        FileNotFoundError: there is no such folder, or it holds no model.
+        FileNotFoundError: there is no such folder, or it holds no model or no tokenizer.
         ValueError: there is no such device.
     """
     import torch
@@ -56,7 +57,7 @@ def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
         )
     library: Any = transformers
     library.utils.logging.disable_progress_bar()
-    tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = tokenizer_of(folder)
     try:
         found = library.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     except SafetensorError as error:
