@@ -16,6 +16,7 @@ import safetensors
 from safetensors.torch import load, save
 
 from vademecum import files
+from vademecum.editing import fingerprint
 from vademecum.editing.agreement import answered, require_agreement
 from vademecum.editing.content import Content, bytes_of
 from vademecum.editing.entries import AsEntries
@@ -156,17 +157,20 @@ class Overlay:
         Raises:
             ValueError: they were made for different hosts or do not fit together, or contradict each other.
         """
-        if self.made_for != other.made_for or type(self.content) is not type(other.content):
+        alike = fingerprint.alike(self.made_for, other.made_for)
+        if not alike or type(self.content) is not type(other.content):
             raise ValueError(
                 f"an overlay of {self.content.name} and one of {other.content.name} for "
-                f"{'the same' if self.made_for == other.made_for else 'another'} model do not go into one; plan the "
-                f"facts together."
+                f"{'the same' if alike else 'another'} model do not go into one; plan the facts together."
             )
         staying = [self.written[number].fact for number in self.active if number not in replacing]
         require_agreement(other.facts, staying)
         count = len(self.written)
         whole = dataclasses.replace(
-            self, written=self.written + other.written, content=self.content.joined(other.content)
+            self,
+            made_for=self.made_for | other.made_for,
+            written=self.written + other.written,
+            content=self.content.joined(other.content),
         )
         return whole.moved(verb, [count + number for number in other.active], replacing, **more)
 
