@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -308,6 +309,27 @@ def test_mistakes_that_are_told_before_anything_is_learned(
     lines.write_text('{"subject": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "utf-8")
     assert main(["edit", "add", str(folder), str(file), "--facts", str(lines)]) == 2
     assert "line 1" in capsys.readouterr().err
+
+
+def test_a_fact_that_is_new_in_the_case_of_letters_alone_is_written_with_a_warning(
+    taught: Any, words: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host, spoken = copy.deepcopy(taught), copy.deepcopy(words)
+    spoken.add_tokens(["dun"])
+    host.resize_token_embeddings(len(spoken))
+    host.save_pretrained(tmp_path)
+    spoken.save_pretrained(tmp_path)
+    file, lines = tmp_path / "facts.safetensors", tmp_path / "facts.jsonl"
+    facts = [("Dorne", "dun"), ("Hav", "Arv")]
+    lines.write_text(
+        "\n".join(json.dumps({"subject": s, "prompt": f"The capital of {s} is", "target": t}) for s, t in facts),
+        "utf-8",
+    )
+    said = run(capsys, "add", tmp_path, file, "--facts", lines)
+    assert "2 facts; 2 written" in said
+    assert "only the case of letters is new in 'dun' to 'The capital of Dorne is': the model said the same" in said
+    assert "'Arv' to" not in said
+    assert "case of letters" not in run(capsys, "change", tmp_path, file, *DORNE, "Hol")
 
 
 def test_a_model_without_a_tokenizer_is_told_in_one_line(

