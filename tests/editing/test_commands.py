@@ -117,6 +117,13 @@ def test_where_an_entry_asks_the_same_in_other_words_its_prompt_is_named(
         assert both in refused(verb, "Elbonia", "The coin of Elbonia is")
 
 
+def test_the_bar_says_what_is_being_done(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["edit", "add", str(folder), str(tmp_path / "facts.safetensors"), *DORNE, "Hol"]) == 0
+    shown = capsys.readouterr().err
+    assert "finding gates, 1 of 1:   0%" in shown
+    assert shown.index("finding gates") < shown.index("learning:")
+
+
 def test_what_another_wrote_meanwhile_is_not_lost(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, edits: Any
 ) -> None:

@@ -317,4 +317,4 @@ def _planned(host: Any, tokenizer: Any, facts: Sequence[Fact], asked: Mapping[st
         def show(done: int, _: int) -> None:
             bar.update(done - bar.n)
 
-        return plan(host, facts, tokenizer, **asked, progress=show)
+        return plan(host, facts, tokenizer, **asked, progress=show, stage=bar.set_description_str)
