@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers as tf
 import typer
 
 from vademecum import files
@@ -92,6 +94,34 @@ def test_a_fact_that_contradicts_the_overlay_is_refused_and_the_file_stays(
     assert main(["edit", "add", str(folder), str(file), *DORNE, "Arv"]) != 0
     assert "vademecum edit change" in " ".join(capsys.readouterr().err.split())
     assert file.read_bytes() == before
+
+
+def test_where_an_entry_asks_the_same_in_other_words_its_prompt_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol")
+    run(capsys, "add", folder, file, "--subject", "Hav", "--prompt", "The coin of Hav is", "--target", "mark")
+
+    def refused(verb: tuple[object, ...], subject: str, prompt: str) -> str:
+        target = ("--target", "Arv") if verb[0] == "change" else ()
+        assert main(["edit", *map(str, verb), "--subject", subject, "--prompt", prompt, *target]) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    same = "'The capital of Dorne is' (of 'Dorne') asks the same: give that prompt and subject."
+    for verb in (("change", folder, file), ("remove", file)):
+        assert same in refused(verb, "Dorne", "dorne's capital is" if verb[0] == "remove" else "Dorne's capital is")
+        # Where no words are known that would ask the same, the subject's own entries are named, not the first ones.
+        assert "written of 'Hav' are 'The coin of Hav is'." in refused(verb, "Hav", "In Hav people pay with")
+        both = "written are 'The capital of Dorne is', 'The coin of Hav is'."
+        assert both in refused(verb, "Elbonia", "The coin of Elbonia is")
+
+
+def test_the_bar_says_what_is_being_done(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["edit", "add", str(folder), str(tmp_path / "facts.safetensors"), *DORNE, "Hol"]) == 0
+    shown = capsys.readouterr().err
+    assert "finding gates, 1 of 1:   0%" in shown
+    assert shown.index("finding gates") < shown.index("learning:")
 
 
 def test_what_another_wrote_meanwhile_is_not_lost(
@@ -286,6 +316,51 @@ def test_mistakes_that_are_told_before_anything_is_learned(
     lines.write_text('{"subject": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "utf-8")
     assert main(["edit", "add", str(folder), str(file), "--facts", str(lines)]) == 2
     assert "line 1" in capsys.readouterr().err
+
+
+def test_a_fact_that_is_new_in_the_case_of_letters_alone_is_written_with_a_warning(
+    taught: Any, words: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host, spoken = copy.deepcopy(taught), copy.deepcopy(words)
+    spoken.add_tokens(["dun"])
+    host.resize_token_embeddings(len(spoken))
+    host.save_pretrained(tmp_path)
+    spoken.save_pretrained(tmp_path)
+    file, lines = tmp_path / "facts.safetensors", tmp_path / "facts.jsonl"
+    facts = [("Dorne", "dun"), ("Hav", "Arv")]
+    lines.write_text(
+        "\n".join(json.dumps({"subject": s, "prompt": f"The capital of {s} is", "target": t}) for s, t in facts),
+        "utf-8",
+    )
+    said = run(capsys, "add", tmp_path, file, "--facts", lines)
+    assert "2 facts; 2 written" in said
+    assert "only the case of letters is new in 'dun' to 'The capital of Dorne is': the model said the same" in said
+    assert "'Arv' to" not in said
+    assert "case of letters" not in run(capsys, "change", tmp_path, file, *DORNE, "Hol")
+
+
+def test_a_model_without_a_tokenizer_is_told_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, broken, empty = (tmp_path / name for name in ("bare", "broken", "empty"))
+    for place, left_out in ((bare, "tokenizer*"), (broken, "nothing"), (empty, "*")):
+        shutil.copytree(folder, place, ignore=shutil.ignore_patterns(left_out))
+    (broken / "tokenizer.json").write_text("{", "utf-8")
+    # A family whose tokenizer is made of nothing where there is no file, and reads every text as empty.
+    tf.GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0).save_pretrained(empty)
+    both, one = "tokenizer.json and tokenizer_config.json are missing", "tokenizer.json is missing"
+
+    def refused(place: Path) -> str:
+        assert main(["edit", "add", str(place), str(tmp_path / "facts.safetensors"), *DORNE, "Hol"]) == 2
+        return capsys.readouterr().err
+
+    for place in (bare, empty):
+        said = refused(place)
+        assert f"{place} holds a model without a tokenizer that can be read: {both}; write" in " ".join(said.split())
+        assert "instantiate" not in said
+    shutil.copy(folder / "tokenizer_config.json", bare)
+    assert one in " ".join(refused(bare).split())
+    assert f"the tokenizer in {broken} cannot be read (" in " ".join(refused(broken).split())
 
 
 def test_a_model_that_is_cut_off_and_places_that_hold_no_overlay_are_named(

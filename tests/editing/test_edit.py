@@ -189,6 +189,20 @@ def test_a_failure_while_rows_are_learned_leaves_the_model_as_it_was(
     assert [name for name, _ in model.named_modules()] == names
 
 
+@pytest.mark.parametrize("into", ["entries", "rows"])
+def test_it_is_told_what_is_being_done_and_how_many_facts_are(model: Any, words: Any, into: str) -> None:
+    vm.attach(model, vm.MoVE(slots=2, bank_std=0.02)).eval()
+    facts = [
+        editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark"),
+        editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol"),
+        editing.Fact(subject="Elbonia", prompt="The coin of Elbonia is", target="mark"),
+    ]
+    told: list[Any] = []
+    editing.plan(model, facts, words, into=into, progress=lambda *done: told.append(done), stage=told.append)
+    gates = ["finding gates, 1 of 2", "finding gates, 2 of 2"] if into == "entries" else []
+    assert told == [*gates, "learning", (3, 3)]
+
+
 def test_an_edit_knows_when_its_model_was_detached(model: Any, words: Any, edits: Any) -> None:
     edit = editing.Edit(model, edits[0]).apply()
     vm.detach(model)

@@ -13,8 +13,9 @@ from vademecum.editing import fingerprint, overlay
 from vademecum.editing.agreement import require_agreement
 from vademecum.editing.edit import Edit
 from vademecum.editing.entries import AsEntries
-from vademecum.editing.facts import Fact, read
+from vademecum.editing.facts import Fact, read, says
 from vademecum.editing.measuring import measured
+from vademecum.editing.opening import tokenizer_of
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.planning import plan
 from vademecum.editing.reading import as_it_was, greedy
@@ -22,6 +23,8 @@ from vademecum.editing.reading import as_it_was, greedy
 Echo = Callable[[str], None]
 #: The name under which the pretrained model of a pinned wheel can be asked for.
 SMOLLM2 = "smollm2"
+#: Facts of which so many are named that are new in the case of letters alone.
+RECASED = 3
 
 
 def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
@@ -31,7 +34,7 @@ def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
     GPU where there is one, where None).
 
     Raises:
-        FileNotFoundError: there is no such folder, or it holds no model.
+        FileNotFoundError: there is no such folder, or it holds no model or no tokenizer.
         ValueError: there is no such device.
     """
     import torch
@@ -56,7 +59,7 @@ def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
         )
     library: Any = transformers
     library.utils.logging.disable_progress_bar()
-    tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = tokenizer_of(folder)
     try:
         found = library.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     except SafetensorError as error:
@@ -184,6 +187,13 @@ def add(
             f"{failed} of {len(new.active)} facts do not hold: ask in other words too (--paraphrase), or take them out "
             f"('vademecum edit undo')."
         )
+    if recased := [one for one in edit.overlay.written if says(one.before.casefold(), one.fact.target.casefold())]:
+        named = ", ".join(f"{one.fact.target!r} to {one.fact.prompt!r}" for one in recased[:RECASED])
+        others = f" and {len(recased) - RECASED} more" if len(recased) > RECASED else ""
+        echo(
+            f"only the case of letters is new in {named}{others}: the model said the same otherwise; take it out "
+            f"('vademecum edit undo') if that was not meant."
+        )
 
 
 def remove(path: Path, subject: str, prompt: str | None, *, echo: Echo) -> None:
@@ -307,4 +317,4 @@ def _planned(host: Any, tokenizer: Any, facts: Sequence[Fact], asked: Mapping[st
         def show(done: int, _: int) -> None:
             bar.update(done - bar.n)
 
-        return plan(host, facts, tokenizer, **asked, progress=show)
+        return plan(host, facts, tokenizer, **asked, progress=show, stage=bar.set_description_str)

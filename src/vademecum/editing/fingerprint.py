@@ -15,6 +15,8 @@ from vademecum.state import host_state_dict
 
 #: Values of each tensor that are looked at.
 SAMPLE = 64
+#: By what a fast tokenizer makes ids of a text. Truncation and padding are the caller's, and what decodes makes none.
+CUTS = ("normalizer", "pre_tokenizer", "model", "post_processor", "added_tokens")
 
 
 def of_host(model: nn.Module) -> str:
@@ -43,11 +45,33 @@ def of_tokenizer(tokenizer: Any) -> str:
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
+def of_cuts(tokenizer: Any) -> str | None:
+    """Sixteen hexadecimal digits of how a fast tokenizer makes ids of a text; None where it is no fast one."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    rules = json.loads(backend.to_str(), object_hook=_set)
+    cuts = json.dumps([rules.get(name) for name in CUTS], sort_keys=True)
+    return hashlib.sha256(cuts.encode()).hexdigest()[:16]
+
+
+def _set(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what is off or empty: a later version of the library may write down more of that."""
+    return {name: one for name, one in settings.items() if one is not False and one not in (None, "", [], {})}
+
+
 def of(model: nn.Module, tokenizer: Any) -> dict[str, Any]:
     """Everything that an overlay must find again."""
     root = getattr(model, ROOT, None)
     shape = root.shape if isinstance(root, Memories) else hosts.find(model).shape
-    return {"shape": shape.to_dict(), "weights": of_host(model), "tokenizer": of_tokenizer(tokenizer)}
+    found = {"shape": shape.to_dict(), "weights": of_host(model), "tokenizer": of_tokenizer(tokenizer)}
+    cuts = of_cuts(tokenizer)
+    return found if cuts is None else {**found, "cuts": cuts}
+
+
+def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two that :func:`of` gave agree in all that both say; overlays of before say nothing of cuts."""
+    return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
 def require_same(made_for: dict[str, Any], found: dict[str, Any], what: str) -> None:
@@ -59,8 +83,14 @@ def require_same(made_for: dict[str, Any], found: dict[str, Any], what: str) -> 
     ]
     if not different and made_for["weights"] != found["weights"]:
         different = ["other weights of the same shape (float16 rounds to others; float32 and bfloat16 count the same)"]
+    cuts = found.get("cuts", made_for.get("cuts"))
     if made_for["tokenizer"] != found["tokenizer"]:
         different.append("another tokenizer")
+    elif made_for.get("cuts", cuts) != cuts:
+        different.append(
+            "a tokenizer with the same vocabulary that makes other ids of a text (other merges, normalizer, "
+            "pre-tokenizer, added or special tokens)"
+        )
     if different:
         raise ValueError(
             f"{what} was made for another model: {', '.join(different)}; plan the facts anew for this one."

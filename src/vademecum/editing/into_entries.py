@@ -30,6 +30,7 @@ def into_entries(
     *,
     layers: Layers | None,
     progress: Callable[[int, int], None] | None,
+    stage: Callable[[str], None],
 ) -> tuple[AsEntries, tuple[Written, ...]]:
     """What entries say for ``written``, and those with the seconds that each took.
 
@@ -40,6 +41,7 @@ def into_entries(
         written: facts with their headwords.
         layers: that entries speak in; the upper fifth where None, in which it is plain what is asked and of whom.
         progress: called with how many facts are done, and of how many.
+        stage: called with what is being done; gates are found for all facts of one relation at a time.
     """
     begun = time.perf_counter()
     depth, facts = host.shape.layers, [one.fact for one in written]
@@ -52,6 +54,7 @@ def into_entries(
     whom_weights = torch.zeros(len(facts), len(chosen), host.shape.hidden, dtype=torch.float16)
     whom_biases = torch.zeros(len(facts), len(chosen))
     for place, own in enumerate(groups):
+        stage(f"finding gates, {place + 1} of {len(groups)}")
         same = [facts[number] for number in own]
         gates.append(what_is_asked(model, host, tokenizer, same, everything, chosen))
         weights, biases = of_whom(model, host, tokenizer, same, chosen)
@@ -68,6 +71,7 @@ def into_entries(
     )
     looked_at = tuple(dataclasses.replace(one, seconds=one.seconds + looked) for one in written)
     whole = Overlay(made_for={}, written=looked_at, content=content, active=tuple(range(len(facts))))
+    stage("learning")
     return _learned(model, host, tokenizer, whole, content, progress)
 
 

@@ -37,6 +37,7 @@ def into_rows(
     *,
     layers: Layers | None,
     progress: Callable[[int, int], None] | None,
+    stage: Callable[[str], None],
 ) -> tuple[AsRows, tuple[Written, ...]]:
     """What is laid over rows for ``written``, and those with the seconds that each took.
 
@@ -47,6 +48,7 @@ def into_rows(
         written: facts with their headwords.
         layers: None; a row is read by all layers of its memory.
         progress: called with how many facts are done, and of how many.
+        stage: called with what is being done.
 
     Raises:
         ValueError: the model has no bank whose rows can be written, or layers were given.
@@ -75,6 +77,7 @@ def into_rows(
     )
     texts = [tokens_of(tokenizer, one.fact.prompt) for one in written[:MEASURED]]
     values = [statistics.fmean(measures_of(model, host, texts, range(host.shape.layers)))] * len(banks)
+    stage("learning")
     for start in range(0, len(written), TOGETHER):
         begun = time.perf_counter()
         numbers = list(range(start, min(start + TOGETHER, len(written))))

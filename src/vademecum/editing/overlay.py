@@ -16,7 +16,8 @@ import safetensors
 from safetensors.torch import load, save
 
 from vademecum import files
-from vademecum.editing.agreement import require_agreement
+from vademecum.editing import fingerprint
+from vademecum.editing.agreement import answered, require_agreement
 from vademecum.editing.content import Content, bytes_of
 from vademecum.editing.entries import AsEntries
 from vademecum.editing.facts import Fact, says
@@ -126,7 +127,7 @@ class Overlay:
         """Numbers of the entries that speak of ``subject``, and answer ``prompt`` where one is given.
 
         Raises:
-            ValueError: there is none; those that there are, are named.
+            ValueError: there is none; those that ask the same or are of the subject are named, or else some others.
         """
         found = [
             number
@@ -135,10 +136,20 @@ class Overlay:
             and (prompt is None or self.written[number].fact.prompt.casefold() == prompt.strip().casefold())
         ]
         if not found:
-            there = ", ".join(repr(one.fact.prompt) for one in self.speaking[:5]) or "nothing"
             asked = f"subject {subject!r}" + ("" if prompt is None else f" and prompt {prompt!r}")
-            raise ValueError(f"no entry with {asked}; written are {there}{', ...' if len(self.active) > 5 else ''}.")
+            raise ValueError(f"no entry with {asked}; {self._instead(subject, prompt)}.")
         return found
+
+    def _instead(self, subject: str, prompt: str | None) -> str:
+        """What may have been meant where there is no such entry."""
+        alike = [] if prompt is None else [fact for fact in self.facts if prompt.strip().casefold() in answered([fact])]
+        if alike:
+            named = " and ".join(f"{fact.prompt!r} (of {fact.subject!r})" for fact in alike[:5])
+            return f"{named} {'asks' if len(alike) == 1 else 'ask'} the same: give that prompt and subject"
+        own = [fact for fact in self.facts if fact.subject.casefold() == subject.strip().casefold()]
+        shown = [repr(fact.prompt) for fact in own or self.facts]
+        there = ", ".join(shown[:5]) or "nothing"
+        return f"written {f'of {own[0].subject!r} ' if own else ''}are {there}{', ...' if len(shown) > 5 else ''}"
 
     def joined(self, other: Overlay, *, replacing: Sequence[int] = (), verb: str = "add", **more: Any) -> Overlay:
         """This with the entries of ``other`` added, and those ``replacing`` taken out, as one line of the journal.
@@ -146,17 +157,20 @@ class Overlay:
         Raises:
             ValueError: they were made for different hosts or do not fit together, or contradict each other.
         """
-        if self.made_for != other.made_for or type(self.content) is not type(other.content):
+        alike = fingerprint.alike(self.made_for, other.made_for)
+        if not alike or type(self.content) is not type(other.content):
             raise ValueError(
                 f"an overlay of {self.content.name} and one of {other.content.name} for "
-                f"{'the same' if self.made_for == other.made_for else 'another'} model do not go into one; plan the "
-                f"facts together."
+                f"{'the same' if alike else 'another'} model do not go into one; plan the facts together."
             )
         staying = [self.written[number].fact for number in self.active if number not in replacing]
         require_agreement(other.facts, staying)
         count = len(self.written)
         whole = dataclasses.replace(
-            self, written=self.written + other.written, content=self.content.joined(other.content)
+            self,
+            made_for=self.made_for | other.made_for,
+            written=self.written + other.written,
+            content=self.content.joined(other.content),
         )
         return whole.moved(verb, [count + number for number in other.active], replacing, **more)
 

@@ -47,6 +47,7 @@ def plan(
     layers: Layers | None = None,
     texts: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    stage: Callable[[str], None] | None = None,
 ) -> Edit:
     """Work out how ``facts`` are written into ``model``, which afterwards is as it was, bit for bit.
 
@@ -61,6 +62,7 @@ def plan(
         texts: ordinary ones, one or more, on which the damage of changed rows is measured; the model's own writing
             where None.
         progress: called with how many facts are done, and of how many.
+        stage: called with what is being done, such as "finding gates, 1 of 3", whenever that changes.
 
     Returns:
         An edit, not applied; what it could not make hold is in its ``failed``, and what changed rows do elsewhere in
@@ -97,7 +99,8 @@ def plan(
             Written(fact=fact, spellings=head, before=said, after="", seconds=looked)
             for fact, head, said in zip(facts, heads, before, strict=True)
         ]
-        content, done = PLANNERS[into](model, host, tokenizer, written, layers=layers, progress=progress)
+        how = {"layers": layers, "progress": progress, "stage": stage or (lambda _: None)}
+        content, done = PLANNERS[into](model, host, tokenizer, written, **how)
         if not all(bool(one.isfinite().all()) for one in content.tensors().values()):
             raise ValueError(
                 "what was learned is not finite, so it was left; load the model in torch.float32, where gradients have "

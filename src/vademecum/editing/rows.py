@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vademecum.attached import ROOT, Memories
 from vademecum.editing.content import Content, bytes_of
+from vademecum.editing.facts import Fact
 from vademecum.memory.bank import Bank
 from vademecum.memory.rewrites import Rewrites
 
@@ -141,6 +142,25 @@ def banks_of(model: nn.Module) -> dict[str, Bank]:
     if not isinstance(root, Memories):
         return {}
     return {name: bank for name, bank in root.banks().items() if bank.by_token and bank.values}
+
+
+def rewritten(model: nn.Module) -> dict[str, dict[int, list[Fact]]]:
+    """By bank and row, in ascending order, the facts for which edits on ``model`` rewrote it; none where not known."""
+    found: dict[str, dict[int, list[Fact]]] = {}
+    for name, bank in banks_of(model).items():
+        laid = [] if bank.rewrites is None else [(ids.tolist(), whose) for ids, _, whose in bank.rewrites.laid.values()]
+        for number in sorted({number for ids, _ in laid for number in ids}):
+            facts = [fact for ids, whose in laid if number in ids for fact in _facts_of(whose, number)]
+            found.setdefault(name, {})[number] = facts
+    return found
+
+
+def _facts_of(whose: Any, number: int) -> list[Fact]:
+    """The facts of an overlay that row ``number`` says something for; none where ``whose`` is no overlay."""
+    content = getattr(whose, "content", None)
+    if not isinstance(content, AsRows):
+        return []
+    return [whose.written[one].fact for one in whose.order if number in content.ids[one]]
 
 
 def key_of(bank: str, number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 
@@ -25,10 +25,14 @@ def css() -> str:
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage of one domain: ``pieces`` of ``(text, number of expert or slot, strength)``, -1 for no expert."""
+    """A passage of one domain: ``pieces`` of ``(text, number of expert or slot, strength)``, -1 for no expert.
+
+    ``notes`` say more of some pieces, by their number; these are underlined.
+    """
 
     domain: str
     pieces: Sequence[tuple[str, int, float]]
+    notes: Mapping[int, str] = field(default_factory=dict)
 
 
 def places(seen: Seen, heldout: Mapping[str, int], *, seed: int) -> dict[str, Tensor]:
@@ -76,9 +80,7 @@ def html(each: Sequence[Passage], *, part: str, count: int, fade: tuple[float, f
         legend += f'<span class="t grey">another or no {part}</span>'
     legend += f' <span class="none">{len(common)} of {count} appear</span>'
     rows = "".join(
-        f"<b>{escape(passage.domain)}</b>"
-        f"<div>{''.join(_span(piece, hues, part, fade) for piece in _folded(passage.pieces))}</div>"
-        for passage in each
+        f"<b>{escape(passage.domain)}</b><div>{''.join(_spans(passage, hues, part, fade))}</div>" for passage in each
     )
     return f'<p class="legend">{legend}</p><div class="coloured">{rows}</div>'
 
@@ -94,21 +96,27 @@ def _folded(pieces: Sequence[tuple[str, int, float]]) -> Iterator[tuple[str, int
         yield shown, label, strength
 
 
+def _spans(passage: Passage, hues: Mapping[int, str], part: str, fade: tuple[float, float] | None) -> Iterator[str]:
+    for number, piece in enumerate(_folded(passage.pieces)):
+        yield _span(piece, hues, part, fade, passage.notes.get(number, ""))
+
+
 def _hue(number: int, count: int) -> str:
     """Hues spread evenly; every other one is darker, so that neighbours differ in more than hue."""
     return f"--h:{round(360 * number / count)};--d:{0.09 if number % 2 else 0}"
 
 
-def _span(piece: tuple[str, int, float], hues: Mapping[int, str], part: str, fade: tuple[float, float] | None) -> str:
+def _span(
+    piece: tuple[str, int, float], hues: Mapping[int, str], part: str, fade: tuple[float, float] | None, note: str
+) -> str:
     text, label, strength = piece
+    kind, look, title = "t", f' style="{hues.get(label, "")}"', f"{part} {label}" if label >= 0 else f"no {part}"
     if label not in hues:
-        title = f"{part} {label}" if label >= 0 else f"no {part}"
-        return f'<span class="t grey" title="{title}">{escape(text)}</span>'
-    if fade is None:
-        return f'<span class="t" style="{hues[label]}" title="{part} {label}">{escape(text)}</span>'
-    low, high = fade
-    share = min(1.0, max(0.0, (strength - low) / (high - low))) if high > low else 1.0
-    return (
-        f'<span class="t" style="{hues[label]};--a:{0.12 + 0.88 * share:.2f}" title="{part} {label}, gate '
-        f'{strength:.2f}">{escape(text)}</span>'
-    )
+        kind, look = "t grey", ""
+    elif fade is not None:
+        low, high = fade
+        share = min(1.0, max(0.0, (strength - low) / (high - low))) if high > low else 1.0
+        look, title = f' style="{hues[label]};--a:{0.12 + 0.88 * share:.2f}"', f"{title}, gate {strength:.2f}"
+    if note:
+        kind, title = f"{kind} noted", f"{title}; {note}"
+    return f'<span class="{kind}"{look} title="{escape(title)}">{escape(text)}</span>'

@@ -15,6 +15,7 @@ from vademecum.inspection import expert_page, experts, lookup, lookup_page, page
 from vademecum.inspection.gather import Windows, gather, reported, windows
 from vademecum.inspection.subject import Subject, find
 from vademecum.inspection.words import Words
+from vademecum.surgery import memories
 
 TOKENS = 20_000
 SATURATION_TOKENS = 5_000  # from each domain, for every checkpoint: a mean over so many is known to a fraction of 1 %
@@ -122,7 +123,7 @@ def inspect_lookup(
     """
     if not text.strip():
         raise ValueError("the text is empty; give --text something to read.")
-    names: list[list[str]] = []
+    names: dict[str, list[str]] = {}
     if overlay is not None and arm is not None:
         raise ValueError(f"arm={arm!r} is of a comparison, and an overlay of one model; give the one or the other.")
     if overlay is None and model == editing_commands.SMOLLM2 and not Path(model).exists():
@@ -130,7 +131,10 @@ def inspect_lookup(
     if overlay is not None:
         host, spoken = editing_commands.opened(model)
         edit = open_edit(overlay, host, spoken).apply()
-        names = [[f"{fact.prompt} \u2192 {fact.target}" for fact in edit.ordered]]
+        called = [f"{fact.prompt} \u2192 {fact.target}" for fact in edit.ordered]
+        # Entries of the model's own are no facts, and rows are no entries.
+        put = [key for key, one in memories(host).shared.items() if getattr(one, "overlay", None) is edit.overlay]
+        names = dict.fromkeys(put, called)
         ids, words = tokens_of(spoken, text), Words(spoken.backend_tokenizer)
         folder = Path(overlay).resolve().parent
     else:

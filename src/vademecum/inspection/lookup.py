@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import vademecum as vm
 from vademecum.analysis.experts import layer_of
+from vademecum.editing.rows import rewritten
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Opened:
         labels: what each is called.
         layers: numbers of the layers.
         strength: ``[layers, tokens, labels]`` gates; a slot's is the mean over heads.
+        conditions: factors of a gate, of up to 2 each.
     """
 
     key: str
@@ -30,6 +33,12 @@ class Opened:
     labels: tuple[str, ...]
     layers: tuple[int, ...]
     strength: Tensor
+    conditions: int = 1
+
+    @property
+    def most(self) -> float:
+        """The widest that a gate can be."""
+        return 2.0**self.conditions
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,15 @@ class Looked:
         opened: by memory.
         with_memory: ``[tokens, V]`` log probabilities of what comes next.
         without: the same with all value memories silent.
+        rewritten: by memory and token id, what edits rewrote the token's row for, in words; none where not known. All
+            rows that edits rewrote are there, read in this text or not.
     """
 
     ids: Tensor
     opened: tuple[Opened, ...]
     with_memory: Tensor
     without: Tensor
+    rewritten: Mapping[str, Mapping[int, Sequence[str]]] = field(default_factory=dict)
 
     def moved(self) -> Tensor:
         """``[tokens]`` Kullback-Leibler divergence of what comes next, from without to with, in bits."""
@@ -60,13 +72,13 @@ class Looked:
         return [(int(one), float(both[0, one]), float(both[1, one])) for one in found[order]]
 
 
-def look(model: Any, ids: Sequence[int], names: Sequence[Sequence[str]] = ()) -> Looked:
+def look(model: Any, ids: Sequence[int], names: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Looked:
     """Read a text.
 
     Args:
         model: with value memories.
         ids: of the text.
-        names: what the entries of each set on the model are called, in the order of the sets.
+        names: by key, what the entries of a set on the model are called.
 
     Raises:
         ValueError: no value memory is on the model.
@@ -80,23 +92,36 @@ def look(model: Any, ids: Sequence[int], names: Sequence[Sequence[str]] = ()) ->
     stats = recording.forwards[0]
     kinds = vm.memories(model).kinds
     sets = [key for key in kinds if any("spoken" in one for name, one in stats.items() if _of(name, key))]
-    every = [key for key, kind in kinds.items() if kind.name == "entries"]
+    every = [key for key, kind in kinds.items() if isinstance(kind, vm.Entries)]
     opened = []
-    for key in kinds:
+    for key, kind in kinds.items():
         layers = sorted((name for name in stats if _of(name, key)), key=layer_of)
         if key in sets:
             which = [int(one) for one in stats[layers[0]]["entries"]]
-            called = names[every.index(key)] if every.index(key) < len(names) else ()
+            called = names.get(key, ())
             labels = [called[one] if one < len(called) else f"entry {one}" for one in which]
             strength = torch.stack([stats[name]["spoken"] for name in layers])
-            opened.append(Opened(key, "entry", tuple(labels), tuple(map(layer_of, layers)), strength.float().cpu()))
+            conditions = kind.conditions if isinstance(kind, vm.Entries) else 1
+            numbers = tuple(map(layer_of, layers))
+            opened.append(Opened(key, "entry", tuple(labels), numbers, strength.float().cpu(), conditions))
         elif layers and "gates" in stats[layers[0]]:
             gates = torch.stack([stats[name]["gates"].float().mean(1)[:, 1:] for name in layers]).cpu()
             labels = [f"slot {one}" for one in range(gates.shape[-1])]
             opened.append(Opened(key, "slot", tuple(labels), tuple(map(layer_of, layers)), gates))
-    if not opened and not every:
+    rows = _rewritten(model)
+    if not opened and not every and not rows:
         raise ValueError("the model has no value memory whose slots or entries could be looked at.")
-    return Looked(given[0].cpu(), tuple(opened), told, silent)
+    return Looked(given[0].cpu(), tuple(opened), told, silent, rows)
+
+
+def _rewritten(model: Any) -> dict[str, dict[int, list[str]]]:
+    found: dict[str, dict[int, list[str]]] = {}
+    for bank, rows in rewritten(model).items():
+        own = found.setdefault(bank.split(".", 1)[0], {})
+        for number, facts in rows.items():
+            said = [f"{fact.prompt} \u2192 {fact.target}" for fact in facts]
+            own[number] = list(dict.fromkeys([*own.get(number, ()), *said]))  # a bank for each layer has it as well
+    return found
 
 
 def _of(name: str, key: str) -> bool:

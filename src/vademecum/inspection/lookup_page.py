@@ -4,46 +4,44 @@ from __future__ import annotations
 
 from html import escape
 
-import numpy as np
 import torch
 
-from vademecum.inspection import coloured
+from vademecum.inspection import coloured, lookup_edited
 from vademecum.inspection.coloured import Passage
-from vademecum.inspection.drawing import heat
 from vademecum.inspection.lookup import Looked, Opened
+from vademecum.inspection.lookup_figures import gates, most
 from vademecum.inspection.page import Page
 from vademecum.inspection.tables import Table
 from vademecum.inspection.words import Words
-from vademecum.pages import page, style
-from vademecum.pages.drawing import Drawing
+from vademecum.pages import page
 
 #: Tokens of the likeliest that are shown, and places at which the memory moved most.
 LIKELIEST, MOVED = 8, 5
-#: A gate at which a slot or an entry counts as open, of at most 2.
+#: A gate at which a slot or an entry counts as open; a row is added as it is where it is 1.
 OPEN = 0.5
-#: Tokens of a heat map; a longer text shows its last ones.
-SHOWN = 60
 
 
 def make(found: Looked, words: Words, *, model: str) -> Page:
     """The page."""
     ids = found.ids.tolist()
-    drawings = [_gates(one, ids, words) for one in found.opened]
+    drawings = [gates(one, ids, words) for one in found.opened]
     sections = {}
     for one, drawing in zip(found.opened, drawings, strict=True):
-        shown = _text(one, ids, words) + page.figures([drawing])
+        shown = _text(found, one, words) + page.figures([drawing])
         sections[one.key] = (f"{one.key}: which {one.part} spoke where", shown)
+    if edited := lookup_edited.section(found, words):
+        sections["edited"] = ("Rows that an edit rewrote", edited)
     moved = found.moved()
     sections["next"] = ("What comes next", _next(found, words, len(ids) - 1, "after the whole text"))
-    most = [place for place in moved.argsort(descending=True)[:MOVED].tolist() if moved[place] > 1e-6]
-    if most:
-        shown = "".join(_next(found, words, place, _upto(words, ids, place)) for place in most if place != len(ids) - 1)
+    far = [place for place in moved.argsort(descending=True)[:MOVED].tolist() if moved[place] > 1e-6]
+    if far:
+        shown = "".join(_next(found, words, place, _upto(words, ids, place)) for place in far if place != len(ids) - 1)
         sections["moved"] = ("Where the memory moved most", shown or "<p>At the end of the text, shown above.</p>")
     return Page(
         title="What was looked up",
         lede=(
             f"{model} reads a text of {len(ids)} tokens. A gate is 0 where nothing is said, 1 where a row is added as "
-            "it is, and at most 2."
+            "it is, and at most 2; an entry with several conditions has a gate for each, and they are multiplied."
         ),
         headline=_headline(found, words),
         sections=sections,
@@ -60,8 +58,10 @@ def _headline(found: Looked, words: Words) -> list[str]:
         spoke = [label for label, gate in zip(one.labels, strongest.tolist(), strict=True) if gate >= OPEN]
         named = f" ({', '.join(spoke[:6])}{', ...' if len(spoke) > 6 else ''})" if spoke else ""
         lines.append(f"{one.key}: {len(spoke)} of {len(one.labels)} opened to {OPEN:g} or more{named}.")
-    if not found.opened:
+    if not found.opened and torch.equal(found.with_memory, found.without):
         lines.append("No entry spoke in this text: it is read as by the bare host, bit for bit.")
+    if edited := lookup_edited.line(found, words):
+        lines.append(edited)
     before, after = (words.show(int(one[last].argmax())) for one in (found.without, found.with_memory))
     lines.append(
         f"After the text the likeliest token is {after} with the memory and {before} without; what comes next moved by "
@@ -70,31 +70,19 @@ def _headline(found: Looked, words: Words) -> list[str]:
     return lines
 
 
-def _text(one: Opened, ids: list[int], words: Words) -> str:
+def _text(found: Looked, one: Opened, words: Words) -> str:
     mean = one.strength.mean(0)
     gate, label = mean.max(-1)
-    pieces = [
-        (text, int(label[place]) if gate[place] > 1e-6 else -1, float(gate[place])) for text, place in words.pieces(ids)
-    ]
+    cut = words.pieces(found.ids.tolist())
+    pieces = [(text, int(label[place]) if gate[place] > 1e-6 else -1, float(gate[place])) for text, place in cut]
+    notes = lookup_edited.notes(found, one.key, [place for _, place in cut])
     names = "".join(f"<li>{one.part} {number}: {escape(name)}</li>" for number, name in enumerate(one.labels))
     legend = f"<ul>{names}</ul>" if one.part == "entry" else ""
-    shown = coloured.html([Passage("text", pieces)], part=one.part, count=len(one.labels), fade=(0.0, 2.0))
-    note = f"Colour: the {one.part} with the widest gate; fullness: that gate, a mean over layers."
+    shown = coloured.html([Passage("text", pieces, notes)], part=one.part, count=len(one.labels), fade=(0.0, one.most))
+    note = f"Colour: the {one.part} with the widest gate; fullness: that gate, a mean over layers, {most(one)}."
+    if notes:
+        note += " Underlined: the token's row was rewritten by an edit."
     return f"{legend}{shown}<p class='note'>{note}</p>"
-
-
-def _gates(one: Opened, ids: list[int], words: Words) -> Drawing:
-    start = max(0, len(ids) - SHOWN)
-    values = one.strength.amax(-1)[:, start:].numpy().astype(np.float64)
-    columns = [words.show(number) for number in ids[start:]]
-    with style.styled():
-        wide, high = max(6.0, 1.5 + 0.24 * len(columns)), max(2.2, 1.2 + 0.14 * len(values))
-        figure, axes = style.canvas(width=wide, height=high)
-        image = heat(axes[0], values, low=0.0, high=2.0, columns=columns, rows=list(map(str, one.layers)), rotate=True)
-        axes[0].set_ylabel("layer")
-        figure.colorbar(image, ax=axes[0], label="widest gate")
-    cut = f" The last {SHOWN} tokens." if start else ""
-    return Drawing(f"gates-{one.key}", f"{one.key}: widest gate of any {one.part}", f"By layer and token.{cut}", figure)
 
 
 def _next(found: Looked, words: Words, place: int, where: str) -> str:
@@ -119,7 +107,7 @@ def _table(found: Looked, words: Words) -> Table:
     rows: list[list[object]] = []
     for place, one in enumerate(found.ids.tolist()):
         says = [words.show(int(torch.argmax(side[place]))) for side in (found.without, found.with_memory)]
-        gates = [f"{float(o.strength[:, place, n].mean()):.4f}" for o in found.opened for n in range(len(o.labels))]
-        rows.append([place, words.show(one), f"{float(moved[place]):.4f}", *says, *gates])
+        means = [f"{float(o.strength[:, place, n].mean()):.4f}" for o in found.opened for n in range(len(o.labels))]
+        rows.append([place, words.show(one), f"{float(moved[place]):.4f}", *says, *means])
     names = [f"{one.key}: {label}" for one in found.opened for label in one.labels]
     return Table("lookup", [*head, *names], rows)
