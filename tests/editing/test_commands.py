@@ -213,6 +213,30 @@ def test_whether_a_fact_holds_is_brought_back_by_undo(
     assert "holds    The capital of Dorne" in run(capsys, "list", file)
 
 
+def test_prompts_that_nobody_gave_are_told_to_begin_as_before_or_not(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    said = run(capsys, "add", folder, file, *DORNE, "Hol")
+    assert "; 3 others asked, as before)" in said
+    assert "other prompts asked: 3 of 3 begin as before\n" in said
+    # Those of the facts that are written are told; the list tells them of all.
+    hav = ("--subject", "Hav", "--prompt", "The coin of Hav is", "--target", "mark")
+    assert "other prompts asked: 3 of 3 begin as before\n" in run(capsys, "add", folder, file, *hav)
+    there = overlay.read(file)
+    overlay.write(
+        dataclasses.replace(there, written=tuple(dataclasses.replace(one, moved=one.asked) for one in there.written)),
+        file,
+    )
+    listed = run(capsys, "list", file)
+    names = ", ".join(map(repr, there.written[0].asked))
+    assert f"; 3 others asked, moves {names})" in listed
+    assert f"other prompts asked: 0 of 6 begin as before; not {names} and 3 more\n" in listed
+    none = tuple(dataclasses.replace(one, asked=()) for one in there.written)
+    overlay.write(dataclasses.replace(there, written=none), file)
+    assert "other" not in run(capsys, "list", file)
+
+
 def test_after_a_removal_the_list_says_when_it_was_asked(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,6 +69,118 @@ def test_the_equation_with_entries_that_share_a_headword_and_the_longest_that_wi
     torch.testing.assert_close(said[2], gates[2, 1] * rows[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(said[5], gates[5, 0] * rows[0] + gates[5, 1] * rows[1], rtol=1e-4, atol=1e-5)
     assert not said[[0, 1, 3, 4]].any()
+
+
+def spoken(text: list[int], headwords: Any, reach: str) -> list[set[int]]:
+    """By token, the entries that speak there."""
+    found: list[set[int]] = []
+    for end in range(1, len(text) + 1):
+        here = [(len(one), entry) for entry, own in enumerate(headwords) for one in own if ends(text[:end], one)]
+        longest = max((size for size, _ in here), default=0)
+        before = found[-1] if found and reach == "after" else set()
+        found.append(before | {entry for size, entry in here if size == longest})
+    return found
+
+
+def ends(text: list[int], spelling: tuple[int, ...]) -> bool:
+    return tuple(text[-len(spelling) :]) == spelling
+
+
+@pytest.mark.parametrize("reach", ["end", "after"])
+@pytest.mark.parametrize("rows", ["per layer", "shared"])
+def test_output_and_all_gradients_are_those_of_the_equation(rows: str, reach: str) -> None:
+    """The host alone, with the equation written out token by token behind its value projections."""
+    ids = torch.tensor([[5, 7, 8, 1, 7, 8, 11, 2], [1, 9, 7, 8, 11, 11, 3, 4]])
+    model = vm.attach(
+        tiny.host("qwen3").double(), vm.Entries(headwords=HEADWORDS, reach=reach, rows=rows, conditions=2)
+    )
+    tiny.shake(model)
+    bare = tiny.host("qwen3").double()
+    names = [name for name in vm.memories(model).named() if name.startswith("entries.")]
+    leaves = {
+        f"{name}.{inner}": one.detach().clone().requires_grad_()
+        for name in names
+        for inner, one in vm.memories(model).named()[name].named_parameters()
+    }
+    assert ("entries.shared.rows.weight" in leaves) == (rows == "shared")
+    assert ("entries.layers.0.rows.weight" in leaves) == (rows == "per layer")
+
+    def added(layer: int) -> Any:
+        weight, bias = (leaves[f"entries.layers.{layer}.gate.{name}"] for name in ("weight", "bias"))
+        table = leaves["entries.shared.rows.weight" if rows == "shared" else f"entries.layers.{layer}.rows.weight"]
+
+        def hook(_: Any, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            said = []
+            for row, text in enumerate(ids.tolist()):
+                for place, entries in enumerate(spoken(text, HEADWORDS, reach)):
+                    total, seen = torch.zeros_like(out[row, place]), given[0][row, place]
+                    for entry in entries:
+                        first, second = weight[entry].view(2, -1)
+                        gate = (
+                            4
+                            * torch.sigmoid(first @ seen + bias[entry, 0])
+                            * torch.sigmoid(second @ seen + bias[entry, 1])
+                        )
+                        total = total + gate * table[entry]
+                    said.append(total)
+            return out + torch.stack(said).view_as(out)
+
+        return hook
+
+    for number, layer in enumerate(bare.model.layers):
+        layer.self_attn.v_proj.register_forward_hook(added(number))
+    found, expected = (one(input_ids=ids, labels=ids) for one in (model, bare))
+    torch.testing.assert_close(found.logits, expected.logits)
+    found.loss.backward()
+    expected.loss.backward()
+    for name in names:
+        for inner, own in vm.memories(model).named()[name].named_parameters():
+            gradient = leaves[f"{name}.{inner}"].grad
+            assert gradient.abs().sum() > 0
+            torch.testing.assert_close(own.grad, gradient, msg=f"{name}.{inner}")
+    theirs = dict(bare.named_parameters())
+    for name, parameter in model.named_parameters():
+        if "memory" not in name and not name.startswith("vademecum."):
+            torch.testing.assert_close(parameter.grad, theirs[name.replace(".host.", ".")].grad, msg=name)
+
+
+def test_rows_that_layers_share_are_there_once_and_counted_once() -> None:
+    own, shared = attached(), attached(rows="shared")
+    shape, layers = vm.memories(own).shape, vm.memories(own).shape.layers
+    width, gate = shape.value_heads * shape.value_dim, shape.hidden + 1
+    costs = [vm.memories(one).cost() for one in (own, shared)]
+    assert [cost.params for cost in costs] == [3 * layers * (width + gate), 3 * (width + layers * gate)]
+    assert [cost.active_params for cost in costs] == [layers * (width + gate), width + layers * gate]
+    assert [cost.bytes_per_token for cost in costs] == [4 * cost.active_params for cost in costs]
+    groups = {group["role"]: group["names"] for group in vm.param_groups(shared, lr=0.1)}
+    assert groups["bank"] == ["vademecum.shared.entries.rows.weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_shared_rows_are_saved_loaded_and_moved_to_another_number_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    model, ids = attached(rows="shared"), torch.tensor([[5, 7, 8, 1, 9, 11]])
+    vm.save(model, tmp_path / "memory")
+    found = vm.load(tiny.host("qwen3"), tmp_path / "memory")
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits
+        assert torch.equal(found(input_ids=ids).logits, whole)
+        found.to(dtype)
+        assert vm.memories(found).shared["entries"].rows.weight.dtype == dtype
+        other = vm.load(tiny.host("qwen3").to(dtype), tmp_path / "memory")
+        said = other(input_ids=ids).logits
+        assert torch.equal(said, found(input_ids=ids).logits)
+        assert said.dtype == dtype
+    torch.testing.assert_close(said.float(), whole, rtol=0.1, atol=0.1)
+    with pytest.raises(ValueError, match="with other settings than are attached"):
+        vm.load(attached(), tmp_path / "memory")
+
+
+def test_entries_that_were_saved_before_rows_could_be_shared_have_rows_per_layer() -> None:
+    saved = vm.Entries(headwords=HEADWORDS).to_dict()
+    assert saved.pop("rows") == "per layer"
+    assert vm.kinds.from_dict(saved) == vm.Entries(headwords=HEADWORDS)
+    with pytest.raises(ValueError, match=r"rows='layer'.*'per layer' or 'shared'"):
+        vm.Entries(rows="layer")
 
 
 def test_an_entry_speaks_where_all_of_its_conditions_hold() -> None:

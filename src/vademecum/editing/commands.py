@@ -23,8 +23,8 @@ from vademecum.editing.reading import as_it_was, greedy
 Echo = Callable[[str], None]
 #: The name under which the pretrained model of a pinned wheel can be asked for.
 SMOLLM2 = "smollm2"
-#: Facts of which so many are named that are new in the case of letters alone.
-RECASED = 3
+#: Of what there is much to say of its sort, so many are named.
+NAMED = 3
 
 
 def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
@@ -182,14 +182,15 @@ def add(
         f"{path}: {len(new.active)} facts; {count} written in {seconds:.1f} s, {seconds / count:.2f} s and "
         f"{edit.overlay.nbytes / count / 1e3:.1f} kB each"
     )
+    echo_others([one for one in new.speaking if one.fact in written], echo=echo)
     if failed := sum(not one.holds for one in new.speaking):
         echo(
             f"{failed} of {len(new.active)} facts do not hold: ask in other words too (--paraphrase), or take them out "
             f"('vademecum edit undo')."
         )
     if recased := [one for one in edit.overlay.written if says(one.before.casefold(), one.fact.target.casefold())]:
-        named = ", ".join(f"{one.fact.target!r} to {one.fact.prompt!r}" for one in recased[:RECASED])
-        others = f" and {len(recased) - RECASED} more" if len(recased) > RECASED else ""
+        named = ", ".join(f"{one.fact.target!r} to {one.fact.prompt!r}" for one in recased[:NAMED])
+        others = f" and {len(recased) - NAMED} more" if len(recased) > NAMED else ""
         echo(
             f"only the case of letters is new in {named}{others}: the model said the same otherwise; take it out "
             f"('vademecum edit undo') if that was not meant."
@@ -232,6 +233,7 @@ def listed(path: Path, *, journal: bool, echo: Echo) -> None:
         return
     for one in there.speaking:
         echo(line_of(one))
+    echo_others(there.speaking, echo=echo)
     if there.stale and there.active:
         echo("asked before the last removal; 'vademecum edit ask' tells what is said now")
     silent = len(there.written) - len(there.active)
@@ -300,7 +302,19 @@ def line_of(one: Written) -> str:
     """One entry, and whether it holds."""
     mark = "holds   " if one.holds else "FAILS   "
     disturbed = f"; moves {', '.join(map(repr, one.disturbed))}" if one.disturbed else ""
-    return f"{mark} {_said(one.fact)}  (was {one.before.strip()!r}, says {one.after.strip()!r}{disturbed})"
+    others = f"; {len(one.asked)} others asked" if one.asked else ""
+    others += f", moves {', '.join(map(repr, one.moved))}" if one.moved else ", as before" if one.asked else ""
+    return f"{mark} {_said(one.fact)}  (was {one.before.strip()!r}, says {one.after.strip()!r}{disturbed}{others})"
+
+
+def echo_others(written: Sequence[Written], *, echo: Echo) -> None:
+    """Print how many of the prompts that were drawn begin as before, and some that do not."""
+    asked = {text for one in written for text in one.asked}
+    moved = list(dict.fromkeys(text for one in written for text in one.moved))
+    if asked:
+        named = f"; not {', '.join(map(repr, moved[:NAMED]))}" if moved else ""
+        more = f" and {len(moved) - NAMED} more" if len(moved) > NAMED else ""
+        echo(f"other prompts asked: {len(asked) - len(moved)} of {len(asked)} begin as before{named}{more}")
 
 
 def _said(fact: Fact) -> str:

@@ -45,6 +45,19 @@ class Edit:
         return [prompt for one in self.overlay.speaking for prompt in one.disturbed]
 
     @property
+    def asked(self) -> list[str]:
+        """Prompts that nobody gave and that were asked before and after: other things about subjects, and neighbours.
+
+        None where the edit comes from a file of before they were drawn.
+        """
+        return list(dict.fromkeys(prompt for one in self.overlay.speaking for prompt in one.asked))
+
+    @property
+    def moved(self) -> list[str]:
+        """Those of :attr:`asked` after which another token is the likeliest than before."""
+        return list(dict.fromkeys(prompt for one in self.overlay.speaking for prompt in one.moved))
+
+    @property
     def damage(self) -> Damage | None:
         """What was measured before it was written; None where nothing but subjects' own texts is touched."""
         found = [line["damage"] for line in self.overlay.journal if "damage" in line]

@@ -8,12 +8,17 @@ from typing import Any
 from vademecum.editing.agreement import answered
 from vademecum.editing.learning import KEPT_TOKENS, longest
 from vademecum.editing.locating import tokens_of
+from vademecum.editing.others import to_ask
 from vademecum.editing.overlay import Overlay
-from vademecum.editing.reading import greedy, went_on
+from vademecum.editing.reading import greedy, next_ids, went_on
 
 
 def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
-    """The overlay with what the model says when all of it is on, to every prompt and to all that is to be kept."""
+    """The overlay with what the model says when all of it is on.
+
+    It is asked every prompt, all that is to be kept, and what :func:`vademecum.editing.others.to_ask` draws, of which
+    only how it begins is looked at: one forward each before and after.
+    """
     prompts_, kept = [one.prompt for one in overlay.facts], [text for one in overlay.facts for text in one.keep]
     if kept:
         # What one fact kept, a later one may have been written to answer: that is no harm done.
@@ -21,15 +26,27 @@ def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
         kept = [text for text in kept if text.casefold() not in elsewhere]
     stay = [tokens_of(tokenizer, text) for text in kept]
     went = went_on(model, stay, KEPT_TOKENS)
+    others = to_ask(model, tokenizer, overlay)
+    drawn = list(dict.fromkeys(text for texts in others.values() for text in texts))
+    asked = [tokens_of(tokenizer, text) for text in drawn]
+    began = next_ids(model, asked)
     overlay.content.put(model, overlay)
     try:
         said = iter(greedy(model, tokenizer, prompts_, longest(tokenizer, overlay.facts)))
         goes = went_on(model, stay, KEPT_TOKENS)
+        begins = next_ids(model, asked)
     finally:
         overlay.content.take(model, overlay)
-    moved = {text for text, a, b in zip(kept, went, goes, strict=True) if a != b}
+    disturbed = {text for text, a, b in zip(kept, went, goes, strict=True) if a != b}
+    moved = {text for text, a, b in zip(drawn, began, begins, strict=True) if a != b}
     written = list(overlay.written)
     for number in overlay.active:
-        disturbed = tuple(text for text in written[number].fact.keep if text in moved)
-        written[number] = dataclasses.replace(written[number], after=next(said), disturbed=disturbed)
+        one = written[number]
+        one = dataclasses.replace(
+            one, after=next(said), disturbed=tuple(text for text in one.fact.keep if text in disturbed)
+        )
+        if number in others:
+            texts = others[number]
+            one = dataclasses.replace(one, asked=texts, moved=tuple(text for text in texts if text in moved))
+        written[number] = one
     return overlay.said_now(written)

@@ -24,8 +24,8 @@ from vademecum.editing.facts import Fact, says
 from vademecum.editing.rows import AsRows
 from vademecum.memory.entries import Spelling
 
-#: Of the file's layout.
-VERSION = 3
+#: Of the file's layout, and those that are read: in layout 3 no drawn prompts were asked.
+VERSION, READ = 4, (3, 4)
 #: What an overlay can put on a model, by name.
 CONTENTS: Mapping[str, type[Content]] = MappingProxyType({one.name: one for one in (AsEntries, AsRows)})
 
@@ -40,6 +40,8 @@ class Written:
         before: how the model went on before.
         after: how it goes on with the entry.
         disturbed: prompts that were to be kept and go on otherwise.
+        asked: prompts that were drawn and asked too (:mod:`vademecum.editing.others`); none where it was not done.
+        moved: those of them that begin otherwise.
         seconds: that it took.
     """
 
@@ -48,6 +50,8 @@ class Written:
     before: str
     after: str
     disturbed: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
     seconds: float
 
     @property
@@ -63,6 +67,8 @@ class Written:
             "before": self.before,
             "after": self.after,
             "disturbed": list(self.disturbed),
+            "asked": list(self.asked),
+            "moved": list(self.moved),
             "seconds": self.seconds,
         }
 
@@ -70,8 +76,9 @@ class Written:
     def of(cls, data: dict[str, Any]) -> Written:
         """From plain data."""
         spellings = tuple(tuple(one) for one in data["spellings"])
-        fact, disturbed = Fact.of(data["fact"]), tuple(data["disturbed"])
-        return cls(**{**data, "fact": fact, "spellings": spellings, "disturbed": disturbed})
+        lists = ("disturbed", "asked", "moved")
+        texts: dict[str, Any] = {name: tuple(data[name]) for name in lists if name in data}
+        return cls(**{**data, **texts, "fact": Fact.of(data["fact"]), "spellings": spellings})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -227,9 +234,8 @@ class Overlay:
         if back.digest != line["before"]:
             raise files.Damaged("what spoke before this change is not what the journal says; restore a good copy.")
         written = list(back.written)
-        for number, (after, disturbed) in line.get("said", {}).items():
-            one = written[int(number)]
-            written[int(number)] = dataclasses.replace(one, after=after, disturbed=tuple(disturbed))
+        for number, said in line.get("said", {}).items():
+            written[int(number)] = _saying(written[int(number)], *said)
         return dataclasses.replace(back, written=tuple(written))
 
     def pruned(self) -> Overlay:
@@ -244,7 +250,14 @@ class Overlay:
 
 
 def _said(one: Written) -> list[Any]:
-    return [one.after, list(one.disturbed)]
+    return [one.after, *map(list, (one.disturbed, one.asked, one.moved))]
+
+
+def _saying(
+    one: Written, after: str, disturbed: Sequence[str], asked: Sequence[str] = (), moved: Sequence[str] = ()
+) -> Written:
+    """``one`` as :func:`_said` kept it."""
+    return dataclasses.replace(one, after=after, disturbed=tuple(disturbed), asked=tuple(asked), moved=tuple(moved))
 
 
 def write(overlay: Overlay, path: Path) -> None:
@@ -280,8 +293,10 @@ def read(path: Path) -> Overlay:
         with safetensors.safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["vademecum"])
         tensors = load(path.read_bytes())
-        if about["version"] != VERSION:
-            raise files.Damaged(f"{path} has layout {about['version']}, and this vademecum reads {VERSION}.")
+        if about["version"] not in READ:
+            raise files.Damaged(
+                f"{path} has layout {about['version']}, and this vademecum reads {' and '.join(map(str, READ))}."
+            )
         overlay = Overlay(
             made_for=about["made_for"],
             written=tuple(Written.of(one) for one in about["written"]),

@@ -2,11 +2,11 @@
 
 ``v'[t,h] = v[t,h] + sum_e g_e(x_t) E_{l,e,h}`` over the entries e whose headword, an exact sequence of token ids, ends
 at token t (``reach="end"``), or ended at or before it in the same text (``"after"``); ``g_e = prod_c 2 sigmoid(
-w_{l,e,c} x + b_{l,e,c})`` over its conditions c. A token at which no entry speaks is left as it is, bit for bit. At a
-headword's end a gate sees what was said before it, "the capital of France"; after it also what is asked then,
-"France's capital".
+w_{l,e,c} x + b_{l,e,c})`` over its conditions c. Rows are each layer's own, or one ``E_{e,h}`` is added by all layers,
+each with its own gate. A token at which no entry speaks is left as it is, bit for bit. At a headword's end a gate sees
+what was said before it, "the capital of France"; after it also what is asked then, "France's capital".
 Related in spirit to lookups by hashed n-grams (Engram, arXiv:2601.07372); here keys are exact, so nothing collides.
-Parameters: entries x (H*D + conditions x (gate width + 1)) per layer.
+Parameters: entries x (H*D + conditions x (gate width + 1)) per layer; shared rows are entries x H*D once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from vademecum.kinds.move import gate_width
 from vademecum.memory.base import Built, Kind, Site, require
 from vademecum.memory.entries import (
     REACHES,
+    ROWS,
     EntryGates,
     EntryRows,
     EntryValues,
@@ -43,6 +44,9 @@ class Entries(Kind):
         reach: "end", an entry speaks at the token where its headword ends; "after", at that token and all that follow.
         gate_width: leading channels of the hidden state that an entry's gate reads; None reads all.
         conditions: that must all hold for an entry to speak, each with a gate of its own.
+        rows: "per layer", each layer has rows of its own; so facts are written (:func:`vademecum.editing.plan`), since
+            the values of each layer have their own scale and heads of their own. "shared", all layers add one row of an
+            entry, each with its own gate: fewer parameters, a bank for all layers as MoVE's.
         label: what this set of entries is called; sets on one model are added in the order of their labels.
     """
 
@@ -50,6 +54,7 @@ class Entries(Kind):
     reach: str = "end"
     gate_width: int | None = None
     conditions: int = 1
+    rows: str = "per layer"
     label: str = ""
 
     name: ClassVar[str] = "entries"
@@ -62,6 +67,10 @@ class Entries(Kind):
         require(
             self.reach in REACHES,
             f"Entries(reach={self.reach!r}) was given; expected {' or '.join(map(repr, REACHES))}.",
+        )
+        require(
+            self.rows in ROWS,
+            f"Entries(rows={self.rows!r}) was given; expected {' or '.join(map(repr, ROWS))}.",
         )
         require(
             self.conditions >= 1,
@@ -77,15 +86,17 @@ class Entries(Kind):
             f"Entries has a headword with token id {highest}, but the host has ids 0 to {shape.vocabulary - 1}; make "
             f"headwords with this host's tokenizer.",
         )
-        count = len(self.headwords)
+        count, shared = len(self.headwords), self.rows == "shared"
+
+        def rows(layer: int) -> EntryRows:
+            return EntryRows(count, shape.value_heads * shape.value_dim, dtype=site.dtype, device=site.device(layer))
 
         def part(layer: int) -> EntryValues:
-            device = site.device(layer)
-            rows = EntryRows(count, shape.value_heads * shape.value_dim, dtype=site.dtype, device=device)
-            gates = EntryGates(count, width, conditions=self.conditions, dtype=site.dtype, device=device)
-            return EntryValues(rows, gates)
+            gates = EntryGates(count, width, conditions=self.conditions, dtype=site.dtype, device=site.device(layer))
+            return EntryValues(None if shared else rows(layer), gates)
 
-        return Built({layer: part(layer) for layer in layers}, Headwords(self.headwords, shape.vocabulary, self.reach))
+        found = Headwords(self.headwords, shape.vocabulary, self.reach, rows(layers[0]) if shared else None)
+        return Built({layer: part(layer) for layer in layers}, found)
 
     @property
     def neutral(self) -> bool:
@@ -102,4 +113,5 @@ class Entries(Kind):
                 reach="after",
                 conditions=2,
             ),
+            cls(headwords=(*common, tuple((one, 2) for one in range(61))), rows="shared", conditions=2),
         )

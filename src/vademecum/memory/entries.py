@@ -16,6 +16,8 @@ from vademecum.ops import ngrams
 Spelling = tuple[int, ...]
 #: From where a headword ends, how far its entries speak: at that token, or at it and all that follow in the text.
 REACHES = ("end", "after")
+#: Whose rows entries say: each layer its own, or all layers the same.
+ROWS = ("per layer", "shared")
 
 
 class Matches(NamedTuple):
@@ -24,22 +26,31 @@ class Matches(NamedTuple):
     Attributes:
         places: ``[P]`` tokens, numbered through the batch; ascending, one as often as entries speak there.
         entries: ``[P]`` which.
+        rows: ``[P, H*D]`` what they say, where it is the same in all layers.
     """
 
     places: Tensor
     entries: Tensor
+    rows: Tensor | None = None
 
 
 class Headwords(Shared):
-    """Finds where headwords end. Of headwords that end at one token the longest counts; all its entries speak."""
+    """Finds where headwords end. Of headwords that end at one token the longest counts; all its entries speak.
 
-    def __init__(self, headwords: Sequence[Sequence[Spelling]], vocabulary: int, reach: str) -> None:
+    Attributes:
+        rows: what entries say in all layers; None where each layer has rows of its own.
+    """
+
+    def __init__(
+        self, headwords: Sequence[Sequence[Spelling]], vocabulary: int, reach: str, rows: EntryRows | None = None
+    ) -> None:
         """Make the trie.
 
         Args:
             headwords: by entry, its spellings; two entries may share one.
             vocabulary: of the host.
             reach: one of :data:`REACHES`.
+            rows: that all layers share.
         """
         super().__init__()
         by_spelling: dict[Spelling, list[int]] = {}
@@ -47,7 +58,7 @@ class Headwords(Shared):
             for spelling in spellings:
                 by_spelling.setdefault(spelling, []).append(entry)
         self._trie = ngrams.made(list(by_spelling), vocabulary)
-        self.reach = reach
+        self.reach, self.rows = reach, rows
         self.looks_back = self._trie.depth - 1 if reach == "end" else WHOLE
         self._named: Named | None = None
         owners = list(by_spelling.values())
@@ -58,7 +69,11 @@ class Headwords(Shared):
     def read(self, frame: Frame) -> Matches | None:
         """Where entries speak in this forward; None where none does."""
         found: Matches | None = self._found(frame)
-        return found
+        if found is None or self.rows is None:
+            return found
+        table = self.rows.weight
+        # Read once for all layers, whose gradients come together here.
+        return Matches(found.places, found.entries, table[found.entries.to(table.device)])
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _found(self, frame: Frame) -> Matches | None:
@@ -92,7 +107,7 @@ class Headwords(Shared):
         return places[which], self._owners.to(ids.device)[starts[which] + within]
 
     def cost(self) -> Cost:
-        return Cost()
+        return Cost() if self.rows is None else _one_of(self.rows)
 
 
 def _require_one_text_a_row(frame: Frame) -> None:
@@ -178,7 +193,7 @@ class EntryGates(nn.Module):
 
 
 class EntryRows(nn.Module):
-    """What entries say in one layer.
+    """What entries say, in one layer or in all.
 
     Attributes:
         weight: ``[E, H*D]``; role ``bank``.
@@ -192,9 +207,13 @@ class EntryRows(nn.Module):
 
 
 class EntryValues(ValuePart):
-    """``v' = v + sum_e g_e(x) E_e`` at a token where entries e speak; elsewhere the very value that came."""
+    """``v' = v + sum_e g_e(x) E_e`` at a token where entries e speak; elsewhere the very value that came.
 
-    def __init__(self, rows: EntryRows, gate: EntryGates) -> None:
+    Attributes:
+        rows: E of this layer alone; None where all layers have the same, which :class:`Headwords` then reads.
+    """
+
+    def __init__(self, rows: EntryRows | None, gate: EntryGates) -> None:
         super().__init__()
         self.rows, self.gate = rows, gate
 
@@ -202,23 +221,35 @@ class EntryValues(ValuePart):
         found: Matches | None = frame.shared[self.kind_key]
         if found is None or frame.muted:
             return value
-        places, entries = (one.to(value.device) for one in found)
+        places, entries = found.places.to(value.device), found.entries.to(value.device)
         gates = self.gate(hidden.flatten(0, -2)[places], entries)
         if frame.recording:
             which, column = torch.unique(entries, return_inverse=True)
             spoken = gates.new_zeros(hidden.shape[:-1].numel(), len(which)).index_put((places, column), gates)
             frame.report(self.key, per_token={"spoken": spoken}, once={"entries": which})
-        said = gates[:, None] * self.rows.weight[entries]
+        if self.rows is not None:
+            rows = self.rows.weight[entries]
+        else:
+            assert found.rows is not None, "entries without rows of their own share some"
+            rows = found.rows.to(value.device)
+        said = gates[:, None] * rows
         return value.flatten(-2).flatten(0, -2).index_add(0, places, said.to(value.dtype)).view_as(value)
 
     def cost(self) -> Cost:
-        params = [*self.rows.parameters(), *self.gate.parameters()]
-        one = sum(p.numel() // len(p) for p in params)
-        size = sum(p.numel() // len(p) * p.element_size() for p in params)
-        return Cost(params=sum(p.numel() for p in params), active_params=one, bytes_per_token=size)
+        return _one_of(self.gate) if self.rows is None else _one_of(self.rows) + _one_of(self.gate)
 
     def extra_repr(self) -> str:
-        return f"entries={len(self.rows.weight)}"
+        return f"entries={len(self.gate.weight)}"
+
+
+def _one_of(table: nn.Module) -> Cost:
+    """Cost of parameters ``[E, ...]`` of which a token reads one entry's."""
+    params = list(table.parameters())
+    return Cost(
+        params=sum(p.numel() for p in params),
+        active_params=sum(p.numel() // len(p) for p in params),
+        bytes_per_token=sum(p.numel() // len(p) * p.element_size() for p in params),
+    )
 
 
 def spellings_of(given: Any) -> tuple[tuple[Spelling, ...], ...]:
