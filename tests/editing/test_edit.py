@@ -12,7 +12,7 @@ import vademecum as vm
 from tests import tiny
 from tests.editing import world
 from vademecum import editing, hosts
-from vademecum.editing import learning
+from vademecum.editing import into_entries, learning
 from vademecum.editing.measuring import measured
 from vademecum.editing.reading import greedy, measures_of
 
@@ -275,6 +275,26 @@ def test_facts_that_are_learned_sooner_than_others_hold_all_the_same(model: Any,
     edit = editing.plan(model, facts, words)
     assert edit.overlay.order != edit.overlay.active
     assert edit.failed == []
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_what_is_not_said_at_first_is_learned_again(
+    model: Any, words: Any, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    facts = [
+        editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark"),
+        editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol"),
+        editing.Fact(subject="San Lorenzo", prompt="The capital of San Lorenzo is", target="Arv"),
+    ]
+    stages: list[str] = []
+    monkeypatch.setattr(into_entries, "FIRST", learning.Pace(steps, 0.08, 15))
+    names = [name for name, _ in model.named_modules()]
+    edit = editing.plan(model, facts, words, stage=stages.append)
+    assert any(stage.startswith("learning again") for stage in stages)
+    assert not edit.failed
+    assert [name for name, _ in model.named_modules()] == names
+    monkeypatch.setattr(into_entries, "AGAIN", learning.Pace(0, 0.08, 15))
+    assert editing.plan(model, facts, words).failed  # so it was the second time that did it
 
 
 def test_a_row_that_was_left_does_not_go_on_by_what_adam_remembers() -> None:

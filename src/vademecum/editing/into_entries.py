@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 
 from vademecum import grafting, hosts
 from vademecum.editing.edit import overlays
 from vademecum.editing.entries import AsEntries, off
-from vademecum.editing.facts import Fact
+from vademecum.editing.facts import Fact, says
 from vademecum.editing.gating import of_whom, what_is_asked
-from vademecum.editing.learning import MEASURED, TOGETHER, WAYS, descend, kept_steps, line_of, ways_of
+from vademecum.editing.learning import (
+    AGAIN,
+    FIRST,
+    MEASURED,
+    TOGETHER,
+    WAYS,
+    Pace,
+    descend,
+    kept_steps,
+    line_of,
+    longest,
+    ways_of,
+)
 from vademecum.editing.locating import tokens_of
 from vademecum.editing.overlay import Overlay, Written
-from vademecum.editing.reading import batches, measures_of
+from vademecum.editing.reading import batches, greedy, measures_of
 from vademecum.memory.base import Built
 from vademecum.memory.layers import Layers, chosen_layers
 
@@ -59,7 +72,6 @@ def into_entries(
         gates.append(what_is_asked(model, host, tokenizer, same, everything, chosen))
         weights, biases = of_whom(model, host, tokenizer, same, chosen)
         gate[own], whom_weights[own], whom_biases[own] = place, weights.half().cpu(), biases.cpu()
-    looked = (time.perf_counter() - begun) / len(facts)
     content = AsEntries(
         layers=chosen,
         rows=torch.zeros(len(facts), len(chosen), host.shape.value_heads * host.shape.value_dim),
@@ -69,10 +81,22 @@ def into_entries(
         whom_weights=whom_weights,
         whom_biases=whom_biases,
     )
+    values = measures_of(model, host, [tokens_of(tokenizer, fact.prompt) for fact in facts[:MEASURED]], chosen)
+    # What is done for all of them is shared by all of them.
+    looked = (time.perf_counter() - begun) / len(facts)
     looked_at = tuple(dataclasses.replace(one, seconds=one.seconds + looked) for one in written)
     whole = Overlay(made_for={}, written=looked_at, content=content, active=tuple(range(len(facts))))
     stage("learning")
-    return _learned(model, host, tokenizer, whole, content, progress)
+    numbers = list(whole.active)
+    whole = _learned(model, host, tokenizer, whole, numbers, values, FIRST, progress)
+    missed = _missed(model, tokenizer, whole)
+    if missed:
+        stage(f"learning again, {len(missed)} of {len(facts)}")
+        others = dataclasses.replace(whole, active=tuple(number for number in numbers if number not in missed))
+        # What another says in between may be why.
+        with _on(model, others):
+            whole = _learned(model, host, tokenizer, whole, missed, values, AGAIN, None)
+    return cast(AsEntries, whole.content), whole.written
 
 
 def _learned(
@@ -80,46 +104,66 @@ def _learned(
     host: hosts.Host,
     tokenizer: Any,
     overlay: Overlay,
-    content: AsEntries,
+    numbers: Sequence[int],
+    values: Sequence[float],
+    pace: Pace,
     progress: Callable[[int, int], None] | None,
-) -> tuple[AsEntries, tuple[Written, ...]]:
-    """The content with its rows learned, some facts side by side at a time."""
-    rows, written = content.rows.clone(), list(overlay.written)
-    begun = time.perf_counter()
-    values = measures_of(
-        model, host, [tokens_of(tokenizer, one.prompt) for one in overlay.facts[:MEASURED]], content.layers
-    )
-    looked = (time.perf_counter() - begun) / len(written)
-    written = [dataclasses.replace(one, seconds=one.seconds + looked) for one in written]
-    for numbers in batches(model, range(len(written)), TOGETHER):
+) -> Overlay:
+    """``overlay`` with the rows of facts ``numbers`` learned, some of them side by side at a time."""
+    content, written = cast(AsEntries, overlay.content), list(overlay.written)
+    rows, blank = content.rows.clone(), dataclasses.replace(content, rows=torch.zeros_like(content.rows))
+    for some in batches(model, numbers, TOGETHER):
         begun = time.perf_counter()
-        some = dataclasses.replace(overlay, active=tuple(numbers))
-        kind = content.kind(some)
+        own = dataclasses.replace(overlay, active=tuple(some))
+        kind = content.kind(own)
 
-        def prepare(made: Built, some: Overlay = some) -> None:
+        def prepare(made: Built, own: Overlay = own) -> None:
             for part in made.parts.values():
                 part.float()  # rows are learned in fp32, whatever the host computes in
-            content.fill(made, some.order)
+            blank.fill(made, own.order)
 
         try:
             built = grafting.extend(model, kind, prepare=prepare)
             tables: list[Any] = [built.parts[layer].rows.weight for layer in content.layers]  # type: ignore[union-attr]
             # Rows lie in the order in which entries speak.
-            facts = [overlay.written[number].fact for number in some.order]
+            facts = [overlay.written[number].fact for number in own.order]
             lines = [
                 [line_of(tokenizer, text, fact.target) for text in ways_of(tokenizer, fact)[:WAYS]] for fact in facts
             ]
             kept = kept_steps(model, tokenizer, [prompt for fact in facts for prompt in fact.keep])
-            descend(model, host, tables, lines, kept, content.layers[0], values=values, apart=True)
-            rows[list(some.order)] = torch.stack([table.detach().cpu() for table in tables], 1)
+            descend(model, host, tables, lines, kept, content.layers[0], values=values, apart=True, pace=pace)
+            rows[list(own.order)] = torch.stack([table.detach().cpu() for table in tables], 1)
         finally:
             off(model, kind.label)
-        seconds = (time.perf_counter() - begun) / len(numbers)
-        for number in numbers:
+        seconds = (time.perf_counter() - begun) / len(some)
+        for number in some:
             written[number] = dataclasses.replace(written[number], seconds=written[number].seconds + seconds)
         if progress is not None:
-            progress(numbers[-1] + 1, len(written))
-    return dataclasses.replace(content, rows=rows), tuple(written)
+            progress(some[-1] + 1, len(written))
+    return dataclasses.replace(overlay, content=dataclasses.replace(content, rows=rows), written=tuple(written))
+
+
+def _missed(model: Any, tokenizer: Any, overlay: Overlay) -> list[int]:
+    """Numbers of the facts that are not said when all that was learned is on."""
+    facts = overlay.facts
+    with _on(model, overlay):
+        said = greedy(model, tokenizer, [fact.prompt for fact in facts], longest(tokenizer, facts))
+    return [
+        number for number, fact, text in zip(overlay.active, facts, said, strict=True) if not says(text, fact.target)
+    ]
+
+
+@contextmanager
+def _on(model: Any, overlay: Overlay) -> Iterator[None]:
+    """Within the block what ``overlay`` says is on the model, if it says anything."""
+    if not overlay.active:
+        yield
+        return
+    overlay.content.put(model, overlay)
+    try:
+        yield
+    finally:
+        overlay.content.take(model, overlay)
 
 
 def _groups(facts: Sequence[Fact]) -> list[list[int]]:

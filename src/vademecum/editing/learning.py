@@ -16,11 +16,8 @@ from vademecum.editing.locating import clean, tokens_of
 from vademecum.editing.reading import padded, went_on
 from vademecum.editing.upper import Upper
 
-#: Steps of the rows at most, their size in what a host's values measure, and the probability of every target token at
-#: which they are enough.
-STEPS, STEP_SIZE, ENOUGH = 60, 0.08, 0.9
-#: After so many steps their size is doubled: in few layers much must be said, and most hosts are done before.
-DOUBLED = 15
+#: The probability of every target token at which a fact is said well enough.
+ENOUGH = 0.9
 #: Facts that are learned side by side, and ways to ask that they learn from.
 TOGETHER, WAYS = 8, 6
 #: Prompts in which is measured what the host's values are like.
@@ -29,6 +26,26 @@ MEASURED = 16
 CLOSE, KEPT_TOKENS = 0.02, 3
 #: What the token after the target counts, and the mean divergence there that is fluent enough.
 AFTER, FLUENT = 0.3, 0.5
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How rows are moved.
+
+    Attributes:
+        steps: at most.
+        size: of a step, in what a host's values measure.
+        doubled: after so many steps their size is doubled.
+    """
+
+    steps: int
+    size: float
+    doubled: int
+
+
+#: In few layers much must be said, so steps grow; most hosts are done before. Some facts are overshot by that: they are
+#: learned again at one size.
+FIRST, AGAIN = Pace(60, 0.08, 15), Pace(120, 0.08, 120)
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,7 @@ def descend(
     values: Sequence[float],
     keeping: float = 1.0,
     apart: bool = False,
+    pace: Pace = FIRST,
 ) -> None:
     """Move ``tables``, which begin at zero, until the targets are said, whichever way they are asked for.
 
@@ -64,17 +82,18 @@ def descend(
         keeping: what the divergence after a kept text counts, beside a fact's own loss.
         apart: no fact needs another's rows, so each is left as it is once it is said well enough, and the others go on
             without it; what is learned of a fact does not depend on those beside it then. Not so where texts are kept.
+        pace: of the steps.
     """
     stay = _Stay(model, host, kept, first) if kept else None
     asked, going = _Asked(model, host, lines, first), torch.arange(len(lines))
     for table in tables:
         table.requires_grad_(True)
-    steps = [STEP_SIZE * value for value in values]
+    steps = [pace.size * value for value in values]
     optimizer = torch.optim.Adam([{"params": [table], "lr": step} for table, step in zip(tables, steps, strict=True)])
     with torch.enable_grad():
-        for number in range(STEPS):
+        for number in range(pace.steps):
             for group, step in zip(optimizer.param_groups, steps, strict=True):
-                group["lr"] = step * 2 ** (number // DOUBLED)
+                group["lr"] = step * 2 ** (number // pace.doubled)
             losses, enough = asked.look()
             moved = losses.new_zeros(0) if stay is None else stay.divergence()
             if bool(enough.all() and (moved <= CLOSE).all()):

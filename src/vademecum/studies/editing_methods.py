@@ -20,7 +20,7 @@ from vademecum.editing.reading import as_it_was, padded
 Progress = Callable[[int, int], None]
 #: Facts that a method which trains weights learns from at a time; how often it comes by each and how many steps it
 #: takes at least, and the mean loss of a target's token, through all facts once, at which that is often enough.
-BATCH, EPOCHS, STEPS, LEARNED = 16, 25, 200, 0.05
+BATCH, EPOCHS, STEPS, LEARNED = 16, 100, 200, 0.05
 
 
 class Method(ABC):
