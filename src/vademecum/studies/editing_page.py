@@ -13,6 +13,7 @@ from vademecum import files
 from vademecum.compare import stats, tables
 from vademecum.pages import page, style
 from vademecum.pages.drawing import Drawing
+from vademecum.studies.editing_methods import AsItIs
 from vademecum.studies.editing_scores import MEASURES
 
 Found = Mapping[tuple[str, int, int], Mapping[str, Any]]
@@ -184,7 +185,7 @@ def _title(found: Found) -> str:
     said = [
         f"{method} {value.mean:.2f}"
         for method in _methods(found)
-        if (value := estimates(found, method, most, "efficacy")) is not None
+        if method != AsItIs.name and (value := estimates(found, method, most, "efficacy")) is not None
     ]
     return f"Answered with the target, {most:,} edits in place: {', '.join(said)}"
 
