@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
+from tests.editing import world
+from vademecum import hosts
 from vademecum.editing import gating, prompts
 from vademecum.editing.facts import Fact
 from vademecum.editing.gates import ridge
@@ -47,3 +52,14 @@ def test_facts_about_where_something_lies_are_asked_in_other_ways_too() -> None:
     found = prompts.paraphrases(fact)
     assert "{} belongs to the country of" in found
     assert "Q: in which country is {}? A: in the country of" in found
+
+
+def test_gates_are_the_same_however_many_are_found_at_a_time(
+    taught: Any, words: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = [Fact(subject=name, prompt=f"The capital of {name} is", target="Hol") for name in world.LANDS[:5]]
+    given = taught, hosts.find(taught), words, facts, (0, 1)
+    whole = gating.of_whom(*given)
+    monkeypatch.setattr(gating, "HELD", 2)
+    for one, other in zip(whole, gating.of_whom(*given), strict=True):
+        torch.testing.assert_close(one, other)

@@ -22,6 +22,8 @@ SUBJECTS, KEPT = 5, 10.0
 COMPARED, TOKENS = 3, 2
 #: Others, being asked about whom a fact's own gate must tell from being asked about its subject.
 OTHERS = 10
+#: Facts whose states of the host are held at a time while their own gates are found: those of all may fill the memory.
+HELD = 128
 #: How often the token at a text's end, where the answer comes, counts as well.
 ENDS = 3
 
@@ -75,34 +77,42 @@ def of_whom(
     The others are asked about in the same ways, alone and after another was named; so are the facts' own subjects.
     """
     names = [*dict.fromkeys(fact.subject for fact in own[: OTHERS // 2]), *strangers(tokenizer, own)][:OTHERS]
-    ways = prompts.paraphrases(own[0])
-    asides = prompts.ASIDE
+    ways, asides = prompts.paraphrases(own[0]), prompts.ASIDE
     shared = [
         (name, _at_the_end(tokenizer, prompts.turned(asides[number % len(asides)], way, names[number - back], name)[0]))
         for number, name in enumerate(names)
         for back, way in enumerate((ways[number % len(ways)], ways[(number + 1) % len(ways)]), 1)
         if number >= back
     ]
-    texts, counts = [text for _, text in shared], []
-    for fact in own:
-        mine = [_at_the_end(tokenizer, text) for text in ways_of(tokenizer, fact)]
-        mine += [_while_said(tokenizer, text, fact) for text in ways_of(tokenizer, fact)[:2]]
-        theirs: list[Marked] = []
-        for number, name in enumerate(name for name in names if name != fact.subject):
-            aside, way = asides[number % len(asides)], ways[(number // 2) % len(ways)]
-            turned, back = prompts.turned(aside, way, fact.subject, name)
-            theirs.append(_from(tokenizer, turned, fact.subject))
-            if clean(tokenizer, back, fact.subject):
-                mine.append(_at_the_end(tokenizer, back))
-        texts += [*mine, *theirs]
-        counts += [sum(len(places) for _, places in mine), sum(len(places) for _, places in theirs)]
-    seen = states(model, host, texts, layers)
-    others, *parts = torch.split(seen, [len(shared), *counts], 1)
-    found = []
-    for fact, about_it, about_others in zip(own, parts[::2], parts[1::2], strict=True):
-        of_others = [place for place, (name, _) in enumerate(shared) if name != fact.subject]
-        found.append(ridge(about_it, torch.cat([about_others, others[:, of_others]], 1)))
-    return torch.stack([weight for weight, _ in found]), torch.stack([bias for _, bias in found])
+    others = states(model, host, [text for _, text in shared], layers)
+    weights, biases = [], []
+    for start in range(0, len(own), HELD):
+        some = own[start : start + HELD]
+        texts = [side for fact in some for side in _of_it_and_others(tokenizer, fact, names, ways)]
+        seen = states(model, host, [text for side in texts for text in side], layers)
+        parts = torch.split(seen, [sum(len(places) for _, places in side) for side in texts], 1)
+        for fact, about_it, about_others in zip(some, parts[::2], parts[1::2], strict=True):
+            of_others = [place for place, (name, _) in enumerate(shared) if name != fact.subject]
+            weight, bias = ridge(about_it, torch.cat([about_others, others[:, of_others]], 1))
+            weights.append(weight)
+            biases.append(bias)
+    return torch.stack(weights), torch.stack(biases)
+
+
+def _of_it_and_others(
+    tokenizer: Any, fact: Fact, names: Sequence[str], ways: Sequence[str]
+) -> tuple[list[Marked], list[Marked]]:
+    """Texts in which a fact's subject is asked about, and texts in which another is after it was named."""
+    mine = [_at_the_end(tokenizer, text) for text in ways_of(tokenizer, fact)]
+    mine += [_while_said(tokenizer, text, fact) for text in ways_of(tokenizer, fact)[:2]]
+    theirs: list[Marked] = []
+    for number, name in enumerate(name for name in names if name != fact.subject):
+        aside, way = prompts.ASIDE[number % len(prompts.ASIDE)], ways[(number // 2) % len(ways)]
+        turned, back = prompts.turned(aside, way, fact.subject, name)
+        theirs.append(_from(tokenizer, turned, fact.subject))
+        if clean(tokenizer, back, fact.subject):
+            mine.append(_at_the_end(tokenizer, back))
+    return mine, theirs
 
 
 def strangers(tokenizer: Any, own: Sequence[Fact]) -> list[str]:
