@@ -84,13 +84,13 @@ def of_whom(
         for back, way in enumerate((ways[number % len(ways)], ways[(number + 1) % len(ways)]), 1)
         if number >= back
     ]
-    others = states(model, host, [text for _, text in shared], layers)
     weights, biases = [], []
     for start in range(0, len(own), HELD):
         some = own[start : start + HELD]
         texts = [side for fact in some for side in _of_it_and_others(tokenizer, fact, names, ways)]
-        seen = states(model, host, [text for side in texts for text in side], layers)
-        parts = torch.split(seen, [sum(len(places) for _, places in side) for side in texts], 1)
+        counts = [sum(len(places) for _, places in side) for side in texts]
+        seen = states(model, host, [*(text for _, text in shared), *(text for side in texts for text in side)], layers)
+        others, *parts = torch.split(seen, [len(shared), *counts], 1)
         for fact, about_it, about_others in zip(some, parts[::2], parts[1::2], strict=True):
             of_others = [place for place, (name, _) in enumerate(shared) if name != fact.subject]
             weight, bias = ridge(about_it, torch.cat([about_others, others[:, of_others]], 1))
