@@ -62,4 +62,5 @@ def test_gates_are_the_same_however_many_are_found_at_a_time(
     whole = gating.of_whom(*given)
     monkeypatch.setattr(gating, "HELD", 2)
     for one, other in zip(whole, gating.of_whom(*given), strict=True):
-        torch.testing.assert_close(one, other)
+        # Texts are padded otherwise, and a ridge is steep: its threshold turns the last bits of its states into more.
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
