@@ -54,14 +54,17 @@ def said_by(model: Any, words: Any, cities: Any = ()) -> dict[editing_records.Tr
 
 def test_records_ask_of_different_subjects_first_of_what_is_known(taught: Any, words: Any) -> None:
     records = records_of(taught, words, 20)
-    assert len(records) == len(LANDS)
-    assert len({record.fact.subject for record in records}) == len(LANDS)
+    subjects = {record.fact.subject for record in records}
+    _, left = editing_records.draw_of(said_by(taught, words), 0)
+    assert subjects | {truth[1] for truth in left} == {land.name for land in LANDS}
+    assert len(subjects) == len(records)
     known = [record for record in records if record.known]
     assert records[: len(known)] == known
     assert {record.relation for record in known} == {"capital"}
     for record in known:
         assert record.fact.target != record.true
-        assert not record.neighbours  # all are edited
+        assert record.neighbours
+        assert record.turned
         assert all(record.fact.subject in text for text in (*record.paraphrases, record.negation, *record.turned))
         assert record.two_hop is not None
         assert record.two_hop[1] == world.LANDS[world.CAPITALS.index(record.fact.target)]
@@ -90,6 +93,52 @@ def test_every_method_writes_and_is_asked(taught: Any, words: Any, name: str) ->
         )
     else:
         assert found["bitwise"] == float(name in ("prompt", "host"))
+        if name in ("finetune", "lora"):  # a small world, in which whoever learns at all learns this
+            assert found["efficacy"] == 1.0
+
+
+def test_fewer_records_are_the_first_of_more(taught: Any, words: Any) -> None:
+    more = records_of(taught, words, 6)
+    for count in range(1, 6):
+        assert records_of(taught, words, count) == more[:count]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "wanted"),
+    [
+        (" The Netherlands. It", "The Netherlands", True),
+        (" Netherlands", "The Netherlands", True),
+        (" the Euro.", "euro", True),
+        (" Europe", "euro", False),
+        (" Thebes", "bes", False),
+    ],
+)
+def test_an_answer_counts_with_and_without_an_article(text: str, answer: str, wanted: bool) -> None:
+    assert editing_records.answers(text, answer) == wanted
+
+
+def test_another_is_none_whose_name_holds_this_one() -> None:
+    names = ["Guinea", "Equatorial Guinea", "Chad", "Niger", "Nigeria", "Mali", "Togo", "Benin", "Gabon"]
+    lands = [Land(str(n), name, f"C{n}", "Africa", "franc", 1) for n, name in enumerate(names)]
+    truths = editing_records.truths(lands, [])
+    said = {truth: f" {truth[2]} ." for truth in truths}
+    seen = False
+    for seed in range(40):
+        for record in editing_records.made(lands, said, count=9, seed=seed):
+            subject = record.fact.subject
+            others = {text.removeprefix("The capital of ").removesuffix(" is") for text in record.neighbours}
+            seen = seen or bool(others)
+            assert not any(subject in other for other in others if other in names)
+    assert seen
+
+
+def test_a_text_with_a_subject_names_it_as_a_word(taught: Any, words: Any) -> None:
+    passages = ["A woman walked by .", "She came to Oman by sea ."]
+    asked = editing_world.World(taught, words, LANDS, {("capital", "Oman", "Muscat"): ""}, passages)
+    record = SimpleNamespace(fact=SimpleNamespace(subject="Oman"))
+    assert asked.texts((), [record], 0).containing == (passages[1],)  # type: ignore[list-item]
+    inside = editing_world.World(taught, words, LANDS, {("capital", "man", "x"): ""}, passages)
+    assert inside.without(0) == ()  # what tokens do with a word is theirs to say
 
 
 def test_neighbours_are_not_edited(taught: Any, words: Any) -> None:
@@ -109,6 +158,10 @@ def test_a_rank_one_update_puts_the_value_where_the_key_is(taught: Any, words: A
     method.write(model, words, [fact], print)
     down = model.model.layers[1].mlp.down_proj.weight - own.weight
     torch.testing.assert_close(down @ bare, moved, rtol=1e-3, atol=1e-4)
+    # One layer above it cannot say the target by what one feed-forward says of the subject, but it comes nearer.
+    prompt, wanted = words(fact.prompt, return_tensors="pt").input_ids, words("Bor").input_ids[0]
+    then, now = (one(input_ids=prompt).logits[0, -1].log_softmax(-1)[wanted] for one in (taught, model))
+    assert now > then + 0.5
     singular = down.svd().S
     assert singular[0] > 1e-3
     assert singular[1] < 1e-4 * singular[0]
@@ -145,6 +198,9 @@ def test_the_verb_measures_and_goes_on_without_measuring_again(
     assert len(json.loads((small / "tuned" / "finetune.json").read_text("utf-8"))) == 4
     assert cli.main([*command, "--model", "elsewhere"]) != 0
     assert "holds a study of smollm2" in capsys.readouterr().err
+    (small / "study.json").write_text('{"model": "smollm2"}')
+    assert cli.main(command) != 0
+    assert "drew otherwise" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -167,7 +223,9 @@ def test_the_page_claims_nothing_of_one_seed() -> None:
     shown = editing_page.rows(found, 1, {"entries": "e", "prompt": "p"})
     assert shown[1] == ["efficacy", "0.500", "0.500"]
     assert ["two-hop", "0.500", "\u2013"] in shown
-    assert json.loads(json.dumps(editing_page.table(found))).count("\n") == 3
+    head, *lines = editing_page.table(found).splitlines()
+    assert [line.split(",")[:3] for line in lines] == [["entries", "1", "0"], ["prompt", "1", "0"]]
+    assert dict(zip(head.split(","), lines[1].split(","), strict=False))["efficacy"] == "0.5"
 
 
 def test_a_host_of_cities_reads_of_every_one_in_several_orders() -> None:
@@ -209,6 +267,19 @@ def test_settings_are_chosen_once_and_by_all_that_is_weighed(tmp_path: Path) -> 
         editing_tuning.tuned(editing_methods.WithEntries(), tmp_path, measure), editing_methods.WithEntries
     )
     assert len(asked) == 4
+
+
+def test_what_was_tried_of_other_settings_is_tried_again(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def measure(method: editing_methods.Method) -> dict[str, float]:
+        asked.append(method.settings["lr"])
+        return {"efficacy": 0.5, "paraphrase, all": 0.5, "same subject": 0.5, "neighbours": 0.5}
+
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "finetune.json").write_text('[{"settings": {"lr": 9.0}, "weighed": 1.0}]')
+    editing_tuning.tuned(editing_methods.FineTuning(), tmp_path, measure)
+    assert asked == [1e-4, 3e-4, 1e-3, 3e-3]
 
 
 def test_choosing_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -274,9 +345,10 @@ def test_settings_are_chosen_on_subjects_that_are_not_measured(
     assert len(chosen_on) == 3
     for seed in range(3):
         measured = asked.records(20, seed)
-        assert {record.fact.subject for record in measured} == {land.name for land in LANDS} - chosen_on
+        assert measured
+        assert chosen_on.isdisjoint(record.fact.subject for record in measured)
         # Passages name a subject of those edited, or none of them.
-        plain = asked.without(measured, seed)
+        plain = asked.without(seed)
         assert plain
         assert not any(record.fact.subject in text for text in plain for record in measured)
         for one in measured:

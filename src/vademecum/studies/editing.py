@@ -29,6 +29,8 @@ STUDY = "study.json"
 MEASURED = "measured"
 #: The name under which a host that is trained here can be asked for, and its folder in the study's.
 CITIES, HOST = "cities", "host"
+#: Cities, the largest, that facts are about; how facts are drawn, a number that is raised when that changes.
+LARGEST, DRAW = 4_000, 2
 #: Single edits that stand for "one edit": each alone on a fresh model.
 SINGLES = 6
 #: Facts that are asked about where more are in place: as many, evenly drawn from all of them.
@@ -55,7 +57,7 @@ class Settings:
 
 
 PRESETS: Mapping[str, Settings] = {
-    "smoke": Settings(counts=(1, 3), seeds=(0,)),
+    "smoke": Settings(counts=(1, 3), seeds=(0,), methods=("entries", "prompt", "host")),
     "small": Settings(),
     "full": Settings(counts=(1, 10, 100, 1000)),
     "cities": Settings(
@@ -110,10 +112,11 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
         vademecum.data.Unavailable: facts or texts cannot be fetched.
     """
     _require_same_model(settings, out)  # before anything is trained or asked
-    lands, cities = geonames.lands(), geonames.cities(most=max(300, 4 * max(settings.counts)))
+    lands = geonames.lands()
+    cities = geonames.cities(most=editing_host.CITIES if settings.model == CITIES else LARGEST)
     if settings.model == CITIES:
-        cities = geonames.cities(most=editing_host.CITIES)
-        host, tokenizer = opened(str(editing_host.trained(out / HOST, lands, cities, echo=echo)), device)
+        trained = editing_host.trained(out / HOST, lands, cities, echo=echo, device=device)
+        host, tokenizer = opened(str(trained), device)
     else:
         host, tokenizer = opened(settings.model, device)
     files.write_file(out / STUDY, json.dumps(_about(settings)) + "\n")
@@ -135,7 +138,7 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
             ways |= _tuned([ways[name] for name in dict.fromkeys(name for _, _, name in todo)], out, world)
         for seed in dict.fromkeys(seed for seed, _, _ in todo):
             records = world.records(max(settings.counts), seed)
-            plain = world.without(records, seed)
+            plain = world.without(seed)
             asked = {id(record): record for count in settings.counts for record in _asked(records[: _room(count)])}
             then = editing_scores.before(host, tokenizer, list(asked.values()), plain)
             for count, name in [(count, name) for other, count, name in todo if other == seed]:
@@ -166,7 +169,7 @@ def _tuned(ways: Sequence[Method], out: Path, world: World) -> dict[str, Method]
 
     def measure(method: Method) -> dict[str, Any]:
         if not asked:
-            texts = world.texts(world.without(world.tuning, DRAWN), world.tuning, DRAWN)
+            texts = world.texts(world.without(DRAWN), world.tuning, DRAWN)
             then = editing_scores.before(world.host, world.tokenizer, world.tuning, texts.without)
             asked.append((texts, then))
         return _point(world, world.tuning, method, *asked[0])
@@ -233,7 +236,7 @@ def _file(out: Path, method: str, count: int, seed: int) -> Path:
 
 
 def _about(settings: Settings) -> dict[str, Any]:
-    return {"model": settings.model}
+    return {"model": settings.model, "draw": DRAW}
 
 
 def _require_same_model(settings: Settings, out: Path) -> None:
@@ -241,6 +244,7 @@ def _require_same_model(settings: Settings, out: Path) -> None:
     if kept.is_file():
         there = json.loads(kept.read_text(encoding="utf-8"))
         if there != _about(settings):
+            drawn = " of facts that an older version drew otherwise" if there.get("draw") != DRAW else ""
             raise ValueError(
-                f"{out} holds a study of {there['model']}, and {settings.model} was given; give another --out."
+                f"{out} holds a study of {there['model']}{drawn}, and {settings.model} was given; give another --out."
             )

@@ -27,7 +27,14 @@ SAID = (
 )
 
 
-def trained(folder: Path, lands: Sequence[Land], cities: Sequence[City], *, echo: Callable[[str], None]) -> Path:
+def trained(
+    folder: Path,
+    lands: Sequence[Land],
+    cities: Sequence[City],
+    *,
+    echo: Callable[[str], None],
+    device: str | None = None,
+) -> Path:
     """The host's folder; it is trained first, or its training is gone on with, where it is not there.
 
     Args:
@@ -35,6 +42,7 @@ def trained(folder: Path, lands: Sequence[Land], cities: Sequence[City], *, echo
         lands: countries.
         cities: what it learns the countries of.
         echo: takes lines for the user.
+        device: that it is trained on, such as "cuda"; the GPU where there is one, where None.
     """
     from vademecum.training import commands, export
     from vademecum.training.recipe import Recipe
@@ -51,7 +59,14 @@ def trained(folder: Path, lands: Sequence[Land], cities: Sequence[City], *, echo
         pretrained=False, steps=STEPS, batch=BATCH, length=LENGTH, eval_every=0, checkpoint_every=500
     )
     commands.train(
-        out=folder / "run", data_source=texts, host=HOST, size=SIZE, vocab_size=VOCABULARY, recipe=recipe, echo=echo
+        out=folder / "run",
+        data_source=texts,
+        host=HOST,
+        size=SIZE,
+        vocab_size=VOCABULARY,
+        recipe=recipe,
+        device=device,
+        echo=echo,
     )
     return final
 

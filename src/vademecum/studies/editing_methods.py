@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vademecum import hosts
 from vademecum.editing import Fact, plan, prompts
-from vademecum.editing.learning import WAYS, Line, line_of
+from vademecum.editing.learning import Line, line_of
 from vademecum.editing.locating import spelled, tokens_of
 from vademecum.editing.reading import as_it_was, padded
 
@@ -155,7 +155,9 @@ class LowRank(Method):
                 "leave lora out."
             ) from error
         settings = peft.LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM")
-        adapted: Any = peft.get_peft_model(model, settings)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # it begins the same whatever was measured before
+            adapted: Any = peft.get_peft_model(model, settings)
         weights = [one for one in adapted.parameters() if one.requires_grad]
         _trained(adapted, tokenizer, facts, weights, lr=self.lr, progress=progress)
         return sum(one.nbytes for one in weights), adapted
@@ -338,6 +340,7 @@ def _trained(
     optimizer = torch.optim.Adam(weights, lr=lr)
     epochs = max(EPOCHS, math.ceil(STEPS * BATCH / len(facts)) if len(facts) > BATCH else STEPS)
     past: list[float] = []
+    most = max(len(prompts.paraphrases(fact)) for fact in facts)
     for epoch in range(epochs):
         lost: list[Tensor] = []
         for start in range(0, len(facts), BATCH):
@@ -355,8 +358,8 @@ def _trained(
             optimizer.step()
         progress((epoch + 1) * len(facts) // epochs, len(facts))
         past.append(sum(map(float, lost)) / len(lost))
-        # Every epoch asks in one way; all of them are to be learned.
-        if len(past) >= WAYS and max(past[-WAYS:]) <= LEARNED:
+        # Every epoch asks in one way; all of them are to be learned, or what comes first, that often.
+        if len(past) >= most and max(past[-most:]) <= LEARNED:
             break
     progress(len(facts), len(facts))
     for weight in weights:

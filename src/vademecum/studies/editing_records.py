@@ -105,6 +105,8 @@ OF_A_CITY = (
     "The streets of {} are",
 )
 
+#: Subjects that the host knows and that are never edited: others are asked about among them. A quarter at most.
+LEFT = 100
 #: How a subject and another are named before the other is asked about.
 TURNS = ("I have been to {} and to {}. ", "{} and {} were in the news today. ")
 
@@ -152,10 +154,33 @@ def asked_for(truth: Truth) -> str:
     return RELATIONS[truth[0]].prompt.replace("{}", truth[1])
 
 
+def draw_of(said: Mapping[Truth, str], seed: int) -> tuple[list[Truth], list[Truth]]:
+    """Truths in the order in which they are edited, and those that are left as they are, to be asked about as others.
+
+    Neither depends on how many are edited. Those of which the host says the truth come first; every subject is in one
+    list alone, with one truth where it is edited.
+
+    Args:
+        said: by truth, how the host goes on when it is asked for it.
+        seed: of the draw.
+    """
+    known = {truth for truth, text in said.items() if answers(text, truth[2])}
+    order = random.Random(seed).sample(list(said), len(said))
+    order.sort(key=lambda truth: truth not in known)
+    subjects = list(dict.fromkeys(truth[1] for truth in order if truth in known))
+    left = set(subjects[:: max(4, len(subjects) // LEFT)])
+    edited = {truth[1]: truth for truth in reversed(order) if truth[1] not in left}
+    first = [truth for truth in order if edited.get(truth[1]) == truth]
+    return first, [truth for truth in order if truth in known and truth[1] in left]
+
+
 def made(
     lands: Sequence[Land], said: Mapping[Truth, str], *, count: int, seed: int, without: Collection[str] = ()
 ) -> list[Record]:
     """``count`` records of subjects that are all different: first those of which the host says the truth.
+
+    Which they are, what they shall become and what is asked about others depends on the seed and the subject alone, so
+    that fewer records are the first of more.
 
     Args:
         lands: countries.
@@ -164,71 +189,70 @@ def made(
         seed: of the draw.
         without: subjects that are not edited.
     """
-    draw = random.Random(seed)
-    capitals, by_name = {land.capital: land for land in lands}, {land.name: land for land in lands}
-    known = {truth for truth, text in said.items() if answers(text, truth[2])}
-    objects = {name: sorted({answer for other, _, answer in said if other == name}) for name in RELATIONS}
-    order = draw.sample(list(said), len(said))
-    order.sort(key=lambda truth: truth not in known)
-    chosen: dict[str, Truth] = {}
-    for truth in order:
-        if len(chosen) < count and truth[1] not in without:
-            chosen.setdefault(truth[1], truth)
+    first, left = draw_of(said, seed)
+    kinds = {name: sorted({answer for other, _, answer in said if other == name}) for name in RELATIONS}
     records: list[Record] = []
-    for name, subject, true in chosen.values():
-        relation = RELATIONS[name]
-        # An answer that holds the subject, or is held by it, would be found in the prompt; one that the host gives
-        # already, where it does not know the truth, would be no edit.
-        already = said[name, subject, true]
-        free = [
-            one
-            for one in objects[name]
-            if one != true and subject not in one and one not in subject and not answers(already, one)
-        ]
-        if not free:
-            continue
-        target = draw.choice(free)
-        fact = Fact(subject=subject, prompt=relation.prompt.replace("{}", subject), target=target)
-        near = [other for other in known if other[0] == name and other[1] not in chosen]
-        others = draw.sample(sorted(near), min(3, len(near)))
-        same = [*(OF_A_CITY if name == "country" else OF_A_LAND)]
-        if name != "country":
-            # In words of its own: as a fact would ask for it, it may stand among what gates learn from.
-            same += [RELATIONS[other].paraphrases[-1] for other in OF_LANDS if other != name]
-        follows = _follows(name, target, capitals, by_name)
-        if follows == _follows(name, true, capitals, by_name):
-            follows = None  # it followed before, so it would show nothing
-        records.append(
-            Record(
-                fact=fact,
-                relation=name,
-                true=true,
-                paraphrases=tuple(way.replace("{}", subject) for way in relation.paraphrases),
-                negation=relation.negation.replace("{}", subject),
-                same_subject=tuple(text.replace("{}", subject) for text in same),
-                neighbours=tuple(relation.prompt.replace("{}", other[1]) for other in others),
-                turned=tuple(
-                    aside.format(subject, other[1]) + relation.prompt.replace("{}", other[1])
-                    for aside, other in zip(TURNS, others, strict=False)
-                ),
-                two_hop=None
-                if relation.two_hop is None or follows is None
-                else (relation.two_hop.replace("{}", subject), follows),
-                known=(name, subject, true) in known,
-            )
-        )
+    for truth in first:
+        if len(records) == count:
+            break
+        if truth[1] not in without:
+            record = _record(lands, truth, said[truth], kinds[truth[0]], left, seed)
+            records += [] if record is None else [record]
     return records
 
 
+def _record(
+    lands: Sequence[Land], truth: Truth, said: str, kind: Sequence[str], left: Sequence[Truth], seed: int
+) -> Record | None:
+    """A truth given another answer of its ``kind``, or None where there is none to give."""
+    name, subject, true = truth
+    relation, draw = RELATIONS[name], random.Random(f"{seed} {name} {subject}")
+    # An answer that holds the subject, or is held by it, would be found in the prompt; one that the host gives already,
+    # where it does not know the truth, would be no edit.
+    free = [one for one in kind if one != true and subject not in one and one not in subject and not answers(said, one)]
+    if not free:
+        return None
+    target = draw.choice(free)
+    # A name that holds this one holds its tokens, and is no other to entries.
+    near = [other for other in left if other[0] == name and subject not in other[1] and other[1] not in subject]
+    others = draw.sample(near, min(3, len(near)))
+    same = [*(OF_A_CITY if name == "country" else OF_A_LAND)]
+    if name != "country":
+        # In words of its own: as a fact would ask for it, it may stand among what gates learn from.
+        same += [RELATIONS[other].paraphrases[-1] for other in OF_LANDS if other != name]
+    follows = _follows(name, target, lands)
+    if follows == _follows(name, true, lands):
+        follows = None  # it followed before, so it would show nothing
+    hops = relation.two_hop is not None and follows is not None
+    return Record(
+        fact=Fact(subject=subject, prompt=asked_for(truth), target=target),
+        relation=name,
+        true=true,
+        paraphrases=tuple(way.replace("{}", subject) for way in relation.paraphrases),
+        negation=relation.negation.replace("{}", subject),
+        same_subject=tuple(text.replace("{}", subject) for text in same),
+        neighbours=tuple(map(asked_for, others)),
+        turned=tuple(
+            aside.format(subject, other[1]) + asked_for(other) for aside, other in zip(TURNS, others, strict=False)
+        ),
+        two_hop=(str(relation.two_hop).replace("{}", subject), str(follows)) if hops else None,
+        known=answers(said, true),
+    )
+
+
 def answers(text: str, answer: str) -> bool:
-    """Whether ``text`` begins with ``answer``, an article before it and capitals aside."""
-    return says(text.strip().casefold().removeprefix("the "), answer.casefold())
+    """Whether ``text`` begins with ``answer``, an article before either and capitals aside."""
+    return says(_bare(text), _bare(answer))
 
 
-def _follows(name: str, target: str, capitals: Mapping[str, Land], lands: Mapping[str, Land]) -> str | None:
+def _bare(text: str) -> str:
+    return text.strip().casefold().removeprefix("the ")
+
+
+def _follows(name: str, target: str, lands: Sequence[Land]) -> str | None:
     """What follows from an answer: the land of a capital, the continent of a land."""
-    if name == "capital" and target in capitals:
-        return capitals[target].name
-    if name == "country" and target in lands:
-        return lands[target].continent
+    if name == "capital":
+        return next((land.name for land in lands if land.capital == target), None)
+    if name == "country":
+        return next((land.continent for land in lands if land.name == target), None)
     return None

@@ -17,6 +17,8 @@ from vademecum.studies.editing_records import Record, answers
 
 #: Tokens that an answer may take, and of a text that shows how fluent the model is.
 ANSWER, LONG = 8, 40
+#: Nats a token at most, which a model that says nothing of sense may lose; more would be no number.
+MOST = 700.0
 Asked = Callable[[str, Fact], str]
 #: What is measured, and what it means; all but the last three are shares of what was asked.
 MEASURES = {
@@ -129,7 +131,7 @@ def _perplexity(model: Any, tokenizer: Any, texts: Sequence[str]) -> float | Non
             known = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
         lost -= float(known.gather(-1, ids[0, 1:, None]).sum())
         count += ids.shape[1] - 1
-    return math.exp(lost / count) if count else None
+    return math.exp(min(lost / count, MOST)) if count else None
 
 
 def _fluency(text: str) -> float:

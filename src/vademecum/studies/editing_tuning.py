@@ -31,6 +31,8 @@ def tuned(method: Method, out: Path, measure: Measure) -> Method:
         return candidates[0]
     path = out / TUNED / f"{method.name}.json"
     tried: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    # What was tried of other settings, as by another version, is no candidate's.
+    tried = tried if [one["settings"] for one in tried] == [dict(c.settings) for c in candidates[: len(tried)]] else []
     for candidate in candidates[len(tried) :]:
         scores = measure(candidate)
         line = {"settings": dict(candidate.settings), "weighed": weighed(scores)}

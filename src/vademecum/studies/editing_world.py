@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,15 +60,15 @@ class World:
         """The facts that settings are chosen on."""
         return editing_records.made(self.lands, self.said, count=TUNING, seed=DRAWN)
 
-    def without(self, records: Sequence[Record], seed: int) -> tuple[str, ...]:
-        """Passages that name no subject of ``records``."""
-        subjects = [record.fact.subject for record in records]
+    def without(self, seed: int) -> tuple[str, ...]:
+        """Passages in which no subject at all is found, as a word or within one."""
+        subjects = list(dict.fromkeys(subject for _, subject, _ in self.said))
         return self._some(lambda text: not any(subject in text for subject in subjects), seed)
 
     def texts(self, plain: tuple[str, ...], records: Sequence[Record], seed: int) -> Texts:
         """``plain`` passages, and others that name a subject of ``records``."""
-        subjects = [record.fact.subject for record in records]
-        return Texts(plain, self._some(lambda text: any(subject in text for subject in subjects), seed))
+        named = re.compile(rf"\b(?:{'|'.join(re.escape(record.fact.subject) for record in records)})\b")
+        return Texts(plain, self._some(lambda text: named.search(text) is not None, seed))
 
     def _some(self, chosen: Callable[[str], bool], seed: int) -> tuple[str, ...]:
         shuffled = random.Random(seed).sample(self.passages, len(self.passages))
