@@ -321,6 +321,20 @@ def test_what_values_measure_is_read_without_the_first_token(taught: Any, words:
     assert measures_of(taught, host, texts, [1]) == pytest.approx([float(whole.square().mean().sqrt())], rel=1e-5)
 
 
+@pytest.mark.parametrize("name", [*tiny.HOSTS])
+def test_what_values_measure_is_of_values_alone(name: str) -> None:
+    model = tiny.host(name).eval()
+    host = hosts.find(model)
+    seen: list[torch.Tensor] = []
+    handle = host.module(1, "value").register_forward_hook(lambda _, __, out: seen.append(out.detach()))
+    with torch.no_grad():
+        model(input_ids=tiny.ids(batch=1))
+    handle.remove()
+    value = host.family.slice.split(seen[0], host.shape.value_heads, host.shape.value_dim)[0, 1:]
+    found = measures_of(model, host, [tiny.ids(batch=1)[0].tolist()], [1])
+    assert found == pytest.approx([float(value.square().mean().sqrt())], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

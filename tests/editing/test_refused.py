@@ -57,6 +57,10 @@ def test_an_edit_is_not_applied_where_nothing_could_be_trained_afterwards(model:
     model(input_ids=ids, labels=ids).loss.backward()
 
 
+def hooks(model: Any) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
 @pytest.mark.parametrize("into", ["entries", "rows"])
 def test_a_text_that_is_longer_than_the_hosts_places_is_refused(model: Any, words: Any, into: str) -> None:
     numbers = {"n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": None, "eos_token_id": None}
@@ -64,6 +68,7 @@ def test_a_text_that_is_longer_than_the_hosts_places_is_refused(model: Any, word
     vm.attach(few, vm.MoVE(slots=2, bank_std=0.02))
     short, long = " ".join(["In Hav people eat"] * 9), " ".join(["In Hav people eat"] * 12)
     fact = editing.Fact(subject="Hav", prompt="The capital of Hav is", target="Arv")
+    before = hooks(few)
     for one, texts in (
         (dataclasses.replace(fact, prompt=long), None),
         (dataclasses.replace(fact, prompt=short), None),  # too long with what is made of it
@@ -72,6 +77,7 @@ def test_a_text_that_is_longer_than_the_hosts_places_is_refused(model: Any, word
     ):
         with pytest.raises(ValueError, match=r"a text of \d+ tokens is to be read .* has places for 40"):
             editing.plan(few, [one], words, into=into, texts=texts)
+        assert hooks(few) == before
     with pytest.raises(ValueError, match="has places for 40"):
         greedy(few, words, [short], 6)
     assert greedy(few, words, [short], 5)

@@ -162,14 +162,15 @@ def study_editing(
     preset: Annotated[
         str,
         typer.Option(
-            help="small (1 to 100 edits, hours), full (to 1,000, a day), smoke (minutes), or cities: to 10,000 edits "
-            "of a small host that is trained first."
+            help="small (1 to 100 edits, hours), full (to 1,000, a day), smoke (entries and prompt alone, minutes), or "
+            "cities: to 10,000 edits of a small host that is trained first."
         ),
     ] = "small",
     model: Annotated[str | None, typer.Option(help="Folder of a Transformers model, smollm2, or cities.")] = None,
     count: Annotated[list[int] | None, typer.Option(help="Edits in place at once. May be repeated.")] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="entries, finetune, lora, rank-one or prompt. May be repeated.")
+        list[str] | None,
+        typer.Option(help="entries, finetune, lora, rank-one, prompt or host (not edited). May be repeated."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds; one gives no interval, and so no claim.")] = None,
     device: Device = None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -321,12 +322,22 @@ def _said(fact: Fact) -> str:
     return f"{fact.prompt} \u2192 {fact.target}"
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Within the block it is not warned of facts that do not hold: the lines that follow say it of each."""
+    log = logging.getLogger("vademecum.editing")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def _planned(host: Any, tokenizer: Any, facts: Sequence[Fact], asked: Mapping[str, Any]) -> Edit:
     from tqdm import tqdm
 
-    # The lines that follow say of each fact whether it holds.
-    logging.getLogger("vademecum.editing").setLevel(logging.ERROR)
-    with tqdm(total=len(facts), desc="facts", unit="fact", leave=False) as bar:
+    with tqdm(total=len(facts), desc="facts", unit="fact", leave=False) as bar, _without_warnings():
 
         def show(done: int, _: int) -> None:
             bar.update(done - bar.n)

@@ -48,7 +48,7 @@ class Edit:
     def asked(self) -> list[str]:
         """Prompts that nobody gave and that were asked before and after: other things about subjects, and neighbours.
 
-        None where the edit comes from a file of before they were drawn.
+        Empty where the edit comes from a file of before they were drawn.
         """
         return list(dict.fromkeys(prompt for one in self.overlay.speaking for prompt in one.asked))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Sequence
 
@@ -77,6 +78,8 @@ ASIDE: Sequence[str] = (
     "He left {} for {}. ",
     "First {}, then {}. ",
 )
+#: Prompts of other facts that count among those at most: gates of many relations would cost the square of their number.
+RELATIONS = 30
 #: How a text may go on when the target is said, and an entry has said what it had to say.
 AFTERWARDS = ", which is well known. It is"
 #: Subjects that stand in for a fact's own, so that a gate learns what is asked and not of whom.
@@ -107,7 +110,9 @@ def contrasts(fact: Fact, others: Sequence[Fact] = ()) -> list[str]:
     """
     own = {_bare(text) for text in paraphrases(fact)}
     given = [fact.gapped(text) for text in fact.keep]
-    asked = [other.relation for other in others if other.relation != fact.relation]
+    asked = list(dict.fromkeys(other.relation for other in others if other.relation != fact.relation))
+    if len(asked) > RELATIONS:
+        asked = random.Random(fact.relation).sample(asked, RELATIONS)
     return [text for text in dict.fromkeys([*given, *asked, *CONTRASTS]) if _bare(text) not in own]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,7 +58,8 @@ def next_ids(model: Any, texts: Sequence[list[int]]) -> list[int]:
         ends = mask.sum(1) - 1
         kept = torch.unique(ends)
         with torch.no_grad():
-            given = {"logits_to_keep": kept} if thinned else {}
+            # Where the head lies on another device than the input, indices are fine on neither but the CPU.
+            given = {"logits_to_keep": kept.cpu()} if thinned else {}
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **given).logits
         columns = torch.searchsorted(kept, ends) if thinned else ends
         likeliest = logits[torch.arange(len(ids), device=ids.device), columns].argmax(-1)
@@ -140,17 +142,18 @@ def _projected(
     read: dict[int, Tensor] = {}
     made: dict[int, Tensor] = {}
 
-    def note(layer: int, given: tuple[Tensor, ...], out: Tensor) -> None:
-        read[layer], made[layer] = given[0].detach(), out.detach()
+    def note(layer: int, _: Any, given: tuple[Tensor, ...], out: Tensor) -> None:
+        # Where one map makes queries and keys as well, the value is a part of it.
+        value = host.family.slice.split(out.detach(), host.shape.value_heads, host.shape.value_dim)
+        read[layer], made[layer] = given[0].detach(), value.flatten(-2)
 
-    handles = [
-        host.module(layer, "value").register_forward_hook(lambda _, given, out, layer=layer: note(layer, given, out))
-        for layer in layers
-    ]
     ids, mask = padded(texts, left=False)
     require_places(model, ids.shape[1])
     ids, mask = ids.to(model.device), mask.to(model.device)
+    handles: list[Any] = []
     try:
+        for layer in layers:
+            handles.append(host.module(layer, "value").register_forward_hook(functools.partial(note, layer)))
         with torch.no_grad(), silent(model):
             host.base(input_ids=ids, attention_mask=mask, use_cache=False)
     finally:

@@ -148,19 +148,19 @@ def rewritten(model: nn.Module) -> dict[str, dict[int, list[Fact]]]:
     """By bank and row, in ascending order, the facts for which edits on ``model`` rewrote it; none where not known."""
     found: dict[str, dict[int, list[Fact]]] = {}
     for name, bank in banks_of(model).items():
-        laid = [] if bank.rewrites is None else [(ids.tolist(), whose) for ids, _, whose in bank.rewrites.laid.values()]
-        for number in sorted({number for ids, _ in laid for number in ids}):
-            facts = [fact for ids, whose in laid if number in ids for fact in _facts_of(whose, number)]
-            found.setdefault(name, {})[number] = facts
+        rows: dict[int, list[Fact]] = {}
+        for ids, _, whose in () if bank.rewrites is None else bank.rewrites.laid.values():
+            for number in ids.tolist():
+                rows.setdefault(number, [])
+            content = getattr(whose, "content", None)
+            if isinstance(content, AsRows):
+                for one in whose.order:
+                    for number in content.ids[one][content.ids[one] >= 0].tolist():
+                        if number in rows:
+                            rows[number].append(whose.written[one].fact)
+        if rows:
+            found[name] = dict(sorted(rows.items()))
     return found
-
-
-def _facts_of(whose: Any, number: int) -> list[Fact]:
-    """The facts of an overlay that row ``number`` says something for; none where ``whose`` is no overlay."""
-    content = getattr(whose, "content", None)
-    if not isinstance(content, AsRows):
-        return []
-    return [whose.written[one].fact for one in whose.order if number in content.ids[one]]
 
 
 def key_of(bank: str, number: int) -> str:

@@ -67,13 +67,15 @@ class Upper:
         def only(_: Any, args: tuple[Any, ...]) -> Any:
             nonlocal given
             given += 1
-            return (args[0][self._rows, self._places][None], *args[1:])
+            here = args[0].device  # of a host on several devices it need not be the input's
+            return (args[0][self._rows.to(here), self._places.to(here)][None], *args[1:])
 
         handle = self._model.get_output_embeddings().register_forward_pre_hook(only)
         try:
             found: Tensor = self._model(input_ids=self._ids, attention_mask=self._mask, use_cache=False).logits
         finally:
             handle.remove()
+        found = found.to(self._ids.device)
         return found[0] if given else found[self._rows, self._places]
 
     @contextmanager
