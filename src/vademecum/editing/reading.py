@@ -117,13 +117,16 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
 
 def states(model: Any, host: hosts.Host, texts: Sequence[tuple[list[int], list[int]]], layers: Sequence[int]) -> Tensor:
     """``[L, P, d]`` what the value projections of ``layers`` read at the places of ``texts``, in their order."""
-    found: list[Tensor] = []
-    for some in batches(model, texts, LOOKED_AT):
-        read, _, _ = _projected(model, host, [one for one, _ in some], layers)
-        rows = [row for row, (_, places) in enumerate(some) for _ in places]
-        places = [place for _, own in some for place in own]
+    found: list[Tensor] = [torch.empty(0)] * len(texts)
+    # Those of like length go together: short ones beside long ones would mostly be padding.
+    for some in batches(model, sorted(range(len(texts)), key=lambda number: len(texts[number][0])), LOOKED_AT):
+        read, _, _ = _projected(model, host, [texts[number][0] for number in some], layers)
+        rows = [row for row, number in enumerate(some) for _ in texts[number][1]]
+        places = [place for number in some for place in texts[number][1]]
         # One copy for all of a batch: from a GPU every copy waits for what was asked of it before.
-        found.append(torch.stack([read[layer][rows, places].float() for layer in layers]).cpu())
+        seen = torch.stack([read[layer][rows, places].float() for layer in layers]).cpu()
+        for number, own in zip(some, torch.split(seen, [len(texts[number][1]) for number in some], 1), strict=True):
+            found[number] = own
     return torch.cat(found, 1)
 
 
