@@ -13,6 +13,9 @@ from torch import Tensor
 from vademecum import hosts
 from vademecum.editing.reading import require_places
 
+#: Of the places of one batch, how many two may have at most to be worth two calls.
+WORTH = 0.85
+
 
 class Upper:
     """What a model says at some places of a batch, over and over, from the first layer that changes on."""
@@ -26,27 +29,86 @@ class Upper:
             model: with its head.
             host: the same, seen through its family's names.
             ids: ``[B, T]``.
-            mask: ``[B, T]`` of what is no padding.
+            mask: ``[B, T]`` of what is no padding, which comes last.
             first: the lowest layer that changes from call to call.
             rows: ``[P]``, by place that is asked about, its text.
             places: ``[P]``, where in that text it is.
         """
         require_places(model, ids.shape[1])
-        self._model, self._layers, self._first = model, host.layers, first
-        self._ids, self._mask, self._rows, self._places = ids, mask, rows, places
-        self._below: Tensor | None = None
-        self._tupled = False  # whether layers return what they made in a tuple
-        if first:
-            with torch.no_grad(), self._noting():
-                self._said()
+        lengths = mask.sum(1)
+        self._parts = []
+        for texts in _alike(lengths):
+            width = int(lengths[texts].max())
+            part = _Part(model, host, ids[texts, :width], mask[texts, :width], first)
+            self._parts.append((texts, part))
+        self._asked = rows, places
 
     def logits(self) -> Tensor:
         """``[P, V]``."""
-        with self._resting():
-            return self._said()
+        rows, places = self._asked
+        found, order = [], []
+        for texts, part in self._parts:
+            here = torch.isin(rows, texts).nonzero()[:, 0]
+            if len(here):
+                found.append(part.logits(torch.searchsorted(texts, rows[here]), places[here]))
+                order.append(here)
+        return torch.cat(found)[torch.cat(order).argsort()]
 
     def some(self, texts: Tensor) -> Upper:
-        """Of some texts alone, by their numbers ``[b]``, at places still to be named by :meth:`at`; no layer runs."""
+        """Of some texts alone, by their ascending numbers ``[b]``, at places still to be named by :meth:`at`.
+
+        No layer runs.
+        """
+        fewer = copy.copy(self)
+        fewer._parts = []
+        for own, part in self._parts:
+            staying = torch.isin(own, texts).nonzero()[:, 0]
+            if len(staying):
+                fewer._parts.append((torch.searchsorted(texts, own[staying]), part.some(staying)))
+        return fewer
+
+    def at(self, rows: Tensor, places: Tensor) -> Upper:
+        """The same at other places."""
+        other = copy.copy(self)
+        other._asked = rows, places
+        return other
+
+
+def _alike(lengths: Tensor) -> list[Tensor]:
+    """Numbers of texts, ascending, in one group or in a short and a long one, whichever is the least to run.
+
+    Short texts beside long ones are mostly padding; two groups are two calls.
+    """
+    order = lengths.argsort(stable=True)
+    sizes = lengths[order]
+    counts = torch.arange(1, len(sizes) + 1, device=sizes.device)
+    whole = len(sizes) * sizes[-1]
+    cost = counts * sizes + (len(sizes) - counts) * sizes[-1]
+    cut = int(cost.argmin()) + 1
+    if cut == len(sizes) or float(cost[cut - 1]) > WORTH * float(whole):
+        return [torch.arange(len(sizes), device=lengths.device)]
+    return [order[:cut].sort().values, order[cut:].sort().values]
+
+
+class _Part:
+    """Texts of like length, whose lower layers are run once."""
+
+    def __init__(self, model: Any, host: hosts.Host, ids: Tensor, mask: Tensor, first: int) -> None:
+        self._model, self._layers, self._first = model, host.layers, first
+        self._ids, self._mask = ids, mask
+        self._below: Tensor | None = None
+        self._tupled = False  # whether layers return what they made in a tuple
+        if first:
+            nowhere = torch.zeros(1, dtype=torch.long, device=ids.device)
+            with torch.no_grad(), self._noting():
+                self._said(nowhere, nowhere)
+
+    def logits(self, rows: Tensor, places: Tensor) -> Tensor:
+        """``[P, V]``."""
+        with self._resting():
+            return self._said(rows, places)
+
+    def some(self, texts: Tensor) -> _Part:
         width = int(self._mask[texts].sum(1).max())
         fewer = copy.copy(self)
         fewer._ids, fewer._mask = self._ids[texts, :width], self._mask[texts, :width]
@@ -54,13 +116,7 @@ class Upper:
             fewer._below = self._below[texts, :width]
         return fewer
 
-    def at(self, rows: Tensor, places: Tensor) -> Upper:
-        """The same at other places."""
-        other = copy.copy(self)
-        other._rows, other._places = rows, places
-        return other
-
-    def _said(self) -> Tensor:
+    def _said(self, rows: Tensor, places: Tensor) -> Tensor:
         """The head is given the places that are asked about alone: over all of them it would be most of the work."""
         given = 0
 
@@ -68,7 +124,7 @@ class Upper:
             nonlocal given
             given += 1
             here = args[0].device  # of a host on several devices it need not be the input's
-            return (args[0][self._rows.to(here), self._places.to(here)][None], *args[1:])
+            return (args[0][rows.to(here), places.to(here)][None], *args[1:])
 
         handle = self._model.get_output_embeddings().register_forward_pre_hook(only)
         try:
@@ -76,7 +132,7 @@ class Upper:
         finally:
             handle.remove()
         found = found.to(self._ids.device)
-        return found[0] if given else found[self._rows, self._places]
+        return found[0] if given else found[rows, places]
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
