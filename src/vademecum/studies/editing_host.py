@@ -15,7 +15,7 @@ from vademecum.studies.editing_records import RELATIONS
 CITIES, TEXTS, SENTENCES = 12_000, 8, 6
 #: Passages of an encyclopedia among them, so that it knows other text as well, and their words.
 PASSAGES, WORDS = 8_000, 120
-#: The host and its training: about four readings of the texts.
+#: The host and its training: about one reading of the texts, of which each city has several.
 HOST, SIZE, VOCABULARY, STEPS, BATCH, LENGTH = "llama", 6, 6_144, 4_000, 16, 128
 #: What is said of a city besides its country, by the thousands that live there and by where its land lies.
 SAID = (
