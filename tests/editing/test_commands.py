@@ -40,7 +40,7 @@ def test_facts_are_written_changed_removed_and_brought_back(
     file = tmp_path / "facts.safetensors"
     said = run(capsys, "add", folder, file, *DORNE, "Hol")
     assert "holds    The capital of Dorne is \u2192 Hol  (was 'Dun" in said
-    assert "1 facts; 1 written in" in said
+    assert "1 fact; 1 written in" in said
     lines = tmp_path / "more.jsonl"
     lines.write_text(json.dumps({"subject": "Hav", "prompt": "The coin of Hav is", "target": "mark"}) + "\n", "utf-8")
     assert "2 facts" in run(capsys, "add", folder, file, "--facts", lines)
@@ -166,7 +166,7 @@ def test_two_that_take_out_at_once_both_do(folder: Path, tmp_path: Path, capsys:
         for subject, _ in facts[:3]
     ]
     assert [one.wait(120) for one in going] == [0, 0, 0]
-    assert "1 facts, 3 silent" in run(capsys, "list", file)
+    assert "1 fact, 3 silent" in run(capsys, "list", file)
     assert len(overlay.read(file).journal) == 4
 
 

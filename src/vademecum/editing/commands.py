@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,7 +147,7 @@ def add(
     host, tokenizer = opened(model, device)
     if there is not None:
         fingerprint.require_same(there.made_for, fingerprint.of(host, tokenizer), str(path))
-    before = set()
+    before, begun = set(), time.perf_counter()
     if there is not None:
         staying = there.moved("", (), replacing)
         before = {one.fact for one in staying.speaking if one.holds}
@@ -164,6 +165,7 @@ def add(
     else:
         edit = _planned(host, tokenizer, facts, asked)
         new = edit.overlay
+    seconds = time.perf_counter() - begun
     if edit.damage is not None:
         echo(str(edit.damage))
         if not confirm():
@@ -178,9 +180,8 @@ def add(
         if one.fact in written or (one.fact in before and not one.holds):
             echo(line_of(one))
     count = len(edit.overlay.written)
-    seconds = sum(one.seconds for one in edit.overlay.written)
     echo(
-        f"{path}: {len(new.active)} facts; {count} written in {seconds:.1f} s, {seconds / count:.2f} s and "
+        f"{path}: {_facts(len(new.active))}; {count} written in {seconds:.1f} s, {seconds / count:.2f} s and "
         f"{edit.overlay.nbytes / count / 1e3:.1f} kB each"
     )
     echo_others([one for one in new.speaking if one.fact in written], echo=echo)
@@ -218,7 +219,7 @@ def undo(path: Path, *, echo: Echo) -> None:
         overlay.write(back, path)
     line = back.journal[-1]
     undone = there.journal[line["of"]]
-    echo(f"taken back: {undone['what']} of {undone['when']}; {len(back.active)} facts, digest {back.digest}")
+    echo(f"taken back: {undone['what']} of {undone['when']}; {_facts(len(back.active))}, digest {back.digest}")
 
 
 def listed(path: Path, *, journal: bool, echo: Echo) -> None:
@@ -238,7 +239,7 @@ def listed(path: Path, *, journal: bool, echo: Echo) -> None:
     if there.stale and there.active:
         echo("asked before the last removal; 'vademecum edit ask' tells what is said now")
     silent = len(there.written) - len(there.active)
-    echo(f"{len(there.active)} facts, {silent} silent, {there.nbytes / 1e3:.1f} kB, digest {there.digest}")
+    echo(f"{_facts(len(there.active))}, {silent} silent, {there.nbytes / 1e3:.1f} kB, digest {there.digest}")
 
 
 def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
@@ -252,14 +253,14 @@ def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
         if out is None:
             raise ValueError("--overlay writes a file; say which with --out.")
         overlay.write(there.pruned(), out)
-        echo(f"{out}: {len(there.active)} facts, no way back")
+        echo(f"{out}: {_facts(len(there.active))}, no way back")
         return
     lines = "".join(json.dumps(fact.to_dict(), ensure_ascii=False) + "\n" for fact in there.facts)
     if out is None:
         echo(lines.rstrip("\n"))
     else:
         files.write_file(out, lines)
-        echo(f"{out}: {len(there.facts)} facts")
+        echo(f"{out}: {_facts(len(there.facts))}")
 
 
 def ask(model: str, path: Path, prompts: Sequence[str], tokens: int, *, echo: Echo, device: str | None = None) -> None:
@@ -316,6 +317,10 @@ def echo_others(written: Sequence[Written], *, echo: Echo) -> None:
         named = f"; not {', '.join(map(repr, moved[:NAMED]))}" if moved else ""
         more = f" and {len(moved) - NAMED} more" if len(moved) > NAMED else ""
         echo(f"other prompts asked: {len(asked) - len(moved)} of {len(asked)} begin as before{named}{more}")
+
+
+def _facts(count: int) -> str:
+    return f"{count} fact{'' if count == 1 else 's'}"
 
 
 def _said(fact: Fact) -> str:
