@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -73,3 +75,19 @@ def test_a_layer_with_a_forward_of_its_own_gets_it_back() -> None:
     upper.logits()
     assert lower.forward is mine
     assert calls == [1]
+
+
+def test_where_the_head_is_not_called_all_is_said_and_the_places_are_taken_of_that() -> None:
+    model = tiny.host("qwen3").eval()
+
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+        states = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)[0]
+        return SimpleNamespace(logits=torch.nn.functional.linear(states, model.lm_head.weight))
+
+    ids = tiny.ids(batch=3)
+    rows, places = torch.tensor([0, 2, 2]), torch.tensor([1, 4, 0])
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits[rows, places]
+        model.forward = forward
+        upper = Upper(model, hosts.find(model), ids, torch.ones_like(ids), 1, rows, places)
+        torch.testing.assert_close(upper.logits(), whole)

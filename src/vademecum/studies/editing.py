@@ -112,6 +112,39 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
         vademecum.data.Unavailable: facts or texts cannot be fetched.
     """
     _require_same_model(settings, out)  # before anything is trained or asked
+    todo = [
+        (seed, count, name)
+        for seed in settings.seeds
+        for count in settings.counts
+        for name in settings.methods
+        if not _file(out, name, count, seed).is_file()
+    ]
+    if todo:
+        _measure(todo, settings, out, echo=echo, device=device)
+    found = measured(out)
+    page = editing_page.write(
+        found,
+        out,
+        settings=asdict(settings),
+        titles={name: way.title for name, way in methods(()).items()},
+        chosen=editing_tuning.chosen(out),
+        command=command,
+    )
+    for line in editing_page.text(found):
+        echo(line)
+    echo(f"\nReport: {page}")
+    return page
+
+
+def _measure(
+    todo: Sequence[tuple[int, int, str]],
+    settings: Settings,
+    out: Path,
+    *,
+    echo: Callable[[str], None],
+    device: str | None,
+) -> None:
+    """Measure seeds, numbers of edits and methods, a file each as soon as it is there."""
     lands = geonames.lands()
     cities = geonames.cities(most=editing_host.CITIES if settings.model == CITIES else LARGEST)
     if settings.model == CITIES:
@@ -122,21 +155,13 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
     files.write_file(out / STUDY, json.dumps(_about(settings)) + "\n")
     passages = passages_of(data.sources()["wikipedia"].documents())
     ways = methods(random.Random(0).sample(passages, min(PLAIN, len(passages))))
-    todo = [
-        (seed, count, name)
-        for seed in settings.seeds
-        for count in settings.counts
-        for name in settings.methods
-        if not _file(out, name, count, seed).is_file()
-    ]
-
-    with tqdm(total=len(todo), desc="measured", unit="point", disable=not todo) as bar:
-        if todo:
-            bar.set_postfix_str("asking the host what it knows")
-            world = World.asked(host, tokenizer, lands, cities)
-            bar.set_postfix_str("choosing settings of the methods")
-            ways |= _tuned([ways[name] for name in dict.fromkeys(name for _, _, name in todo)], out, world)
+    with tqdm(total=len(todo), desc="measured", unit="point") as bar:
+        bar.set_postfix_str("asking the host what it knows")
+        world = World.asked(host, tokenizer, lands, cities)
+        bar.set_postfix_str("choosing settings of the methods")
+        ways |= _tuned([ways[name] for name in dict.fromkeys(name for _, _, name in todo)], out, world)
         for seed in dict.fromkeys(seed for seed, _, _ in todo):
+            bar.set_postfix_str(f"seed {seed}, asking the host all that is asked")
             records = world.records(max(settings.counts), seed)
             plain = world.without(seed)
             asked = {id(record): record for count in settings.counts for record in _asked(records[: _room(count)])}
@@ -148,19 +173,6 @@ def run(settings: Settings, out: Path, *, command: str, echo: Callable[[str], No
                 points = [_point(world, group, ways[name], world.texts(plain, group, seed), then) for group in groups]
                 files.write_file(_file(out, name, count, seed), json.dumps(_mean(points), indent=1) + "\n")
                 bar.update(1)
-    found = measured(out)
-    page = editing_page.write(
-        found,
-        out,
-        settings=asdict(settings),
-        titles={name: way.title for name, way in ways.items()},
-        chosen=editing_tuning.chosen(out),
-        command=command,
-    )
-    for line in editing_page.text(found):
-        echo(line)
-    echo(f"\nReport: {page}")
-    return page
 
 
 def _tuned(ways: Sequence[Method], out: Path, world: World) -> dict[str, Method]:

@@ -11,19 +11,18 @@ from vademecum import data, files
 from vademecum.data.geonames import City, Land
 from vademecum.studies.editing_records import RELATIONS
 
-#: Cities that it learns, and the texts about each, of some sentences in another order every time.
-CITIES, TEXTS, SENTENCES = 12_000, 8, 6
+#: Cities that it learns, the texts about each, and of how many sentences a text may be. Most are of one: what a text
+#: has said before is copied, and nothing is learned by heart from it.
+CITIES, TEXTS, SENTENCES = 12_000, 40, (1, 1, 1, 2)
 #: Passages of an encyclopedia among them, so that it knows other text as well, and their words.
 PASSAGES, WORDS = 8_000, 120
 #: The host and its training: about one reading of the texts, of which each city has several.
-HOST, SIZE, VOCABULARY, STEPS, BATCH, LENGTH = "llama", 6, 6_144, 4_000, 16, 128
-#: What is said of a city besides its country, by the thousands that live there and by where its land lies.
+HOST, SIZE, VOCABULARY, STEPS, BATCH, LENGTH = "llama", 6, 6_144, 9_500, 8, 128
+#: What is said of a city besides its country: what follows from its name or its land.
 SAID = (
-    "The population of {} is about {thousands} thousand.",
     "{} is a city on the continent of {continent}.",
     "In {} people pay with the {currency}.",
     "The letter with which {} begins is {letter}.",
-    "{} is a {size} city.",
 )
 
 
@@ -79,7 +78,7 @@ def written(lands: Sequence[Land], cities: Sequence[City], plain: Sequence[str])
     for city in cities:
         if city.land in by_code:
             said = _said(city, by_code[city.land])
-            found += [" ".join(draw.sample(said, SENTENCES)) for _ in range(TEXTS)]
+            found += [" ".join(draw.sample(said, draw.choice(SENTENCES))) for _ in range(TEXTS)]
     for text in draw.choices(plain, k=PASSAGES) if plain else ():
         words = text.split()
         begin = draw.randrange(max(1, len(words) - WORDS))
@@ -91,13 +90,7 @@ def written(lands: Sequence[Land], cities: Sequence[City], plain: Sequence[str])
 def _said(city: City, land: Land) -> list[str]:
     country = RELATIONS["country"]
     asked = [f"{way} {land.name}." for way in (country.prompt, country.prompt, *country.paraphrases)]
-    facts = {
-        "thousands": f"{max(1, round(city.people / 1000)):,}",
-        "continent": land.continent,
-        "currency": land.currency,
-        "letter": city.name[:1],
-        "size": "large" if city.people > 250_000 else "small",
-    }
+    facts = {"continent": land.continent, "currency": land.currency, "letter": city.name[:1]}
     return [
         text.replace("{}", city.name) for text in (*asked, *(one.replace("{}", "{{}}").format(**facts) for one in SAID))
     ]
