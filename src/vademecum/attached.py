@@ -42,7 +42,9 @@ class Wires:
     def take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Pre-hook: the attention itself never sees the frame."""
         frame = kwargs.pop(KEYWORD, None)
-        if frame is None and self.sites:
+        if not self.sites:
+            return args, kwargs
+        if frame is None:
             raise RuntimeError(
                 f"layer {self.layer} did not hand its keywords on to {type(module).__name__}, so its memory has no "
                 f"ids to look up; a host's layers must pass **kwargs to their attention before it can carry a memory."

@@ -91,6 +91,9 @@ class Headwords(Shared):
         earlier = self._named if same and before.shape[1] else None
         asked = tokens if earlier is not None else ids.shape[1]
         places, entries = self._ends(ids[:, max(0, ids.shape[1] - asked - self._trie.depth + 1) :], asked)
+        if earlier is not None and not len(places):
+            self._named = earlier._replace(ids=ids)
+            return _from_there_on(self._named, tokens)
         texts, at = torch.div(places, asked, rounding_mode="floor"), places % asked + ids.shape[1] - asked
         if earlier is not None:
             texts, entries = torch.cat([earlier.texts, texts]), torch.cat([earlier.entries, entries])
@@ -101,6 +104,8 @@ class Headwords(Shared):
     def _ends(self, ids: Tensor, asked: int) -> tuple[Tensor, Tensor]:
         """Places in ``[B * asked]`` at which headwords end, ascending, and the entries that speak there."""
         places, spellings = ngrams.match(ids, self._trie, asked)
+        if not len(places):  # as in most steps of decoding, which is then done
+            return places, spellings
         counts, starts = self._counts.to(ids.device)[spellings], self._starts.to(ids.device)[spellings]
         which = torch.arange(len(places), device=ids.device).repeat_interleave(counts)
         within = torch.arange(len(which), device=ids.device) - (counts.cumsum(0) - counts)[which]
@@ -113,7 +118,7 @@ class Headwords(Shared):
 def _require_one_text_a_row(frame: Frame) -> None:
     """Raise ValueError where positions begin anew within a row: entries would speak on in the next text."""
     positions, ids = frame.positions, frame.addresses().ids
-    if positions is None or positions.dim() != 2 or positions.shape[1] != ids.shape[1]:
+    if positions is None or positions.dim() != 2 or positions.shape[1] != ids.shape[1] or ids.shape[1] == 1:
         return
     anew = positions[:, 1:] <= positions[:, :-1]
     if frame.mask is not None:
@@ -155,11 +160,11 @@ def _first_of(ids: Tensor, texts: Tensor, entries: Tensor, at: Tensor) -> Named:
 
 def _from_there_on(named: Named, tokens: int) -> Matches | None:
     """Entries speak at all of the last ``tokens`` tokens that follow where they were first named, and there."""
+    if not len(named.first):
+        return None
     begin = (named.first - (named.ids.shape[1] - tokens)).clamp_min(0)
     lengths = tokens - begin
     which = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-    if not len(which):
-        return None
     within = torch.arange(len(which), device=lengths.device) - (lengths.cumsum(0) - lengths)[which]
     places = named.texts[which] * tokens + begin[which] + within
     order = places.argsort(stable=True)

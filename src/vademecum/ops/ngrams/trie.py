@@ -72,6 +72,8 @@ def match(ids: Tensor, trie: Trie, tokens: int) -> tuple[Tensor, Tensor]:
     known = (ids >= 0) & (ids < vocabulary)
     asked, real = ids[:, before:], known[:, before:]
     places = (trie.first[torch.where(real, asked, 0)] & real).reshape(-1).nonzero().squeeze(1)
+    if not len(places):
+        return places, places
     best = torch.full_like(places, -1)
     flat, ok = ids.reshape(-1), known.reshape(-1)
     # Of every token that is still under way: which of the places it is, where it stands in the text, and its node.
