@@ -236,8 +236,7 @@ def listed(path: Path, *, journal: bool, echo: Echo) -> None:
     for one in there.speaking:
         echo(line_of(one))
     echo_others(there.speaking, echo=echo)
-    if there.stale and there.active:
-        echo("asked before the last removal; 'vademecum edit ask' tells what is said now")
+    _echo_stale(there, echo)
     silent = len(there.written) - len(there.active)
     echo(f"{_facts(len(there.active))}, {silent} silent, {there.nbytes / 1e3:.1f} kB, digest {there.digest}")
 
@@ -254,6 +253,7 @@ def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
             raise ValueError("--overlay writes a file; say which with --out.")
         overlay.write(there.pruned(), out)
         echo(f"{out}: {_facts(len(there.active))}, no way back")
+        _echo_stale(there, echo)  # what is written now does not know of the removal
         return
     lines = "".join(json.dumps(fact.to_dict(), ensure_ascii=False) + "\n" for fact in there.facts)
     if out is None:
@@ -317,6 +317,11 @@ def echo_others(written: Sequence[Written], *, echo: Echo) -> None:
         named = f"; not {', '.join(map(repr, moved[:NAMED]))}" if moved else ""
         more = f" and {len(moved) - NAMED} more" if len(moved) > NAMED else ""
         echo(f"other prompts asked: {len(asked) - len(moved)} of {len(asked)} begin as before{named}{more}")
+
+
+def _echo_stale(there: Overlay, echo: Echo) -> None:
+    if there.stale and there.active:
+        echo("asked before the last removal; 'vademecum edit ask' tells what is said now")
 
 
 def _facts(count: int) -> str:

@@ -30,7 +30,7 @@ MEASURED = "measured"
 #: The name under which a host that is trained here can be asked for, and its folder in the study's.
 CITIES, HOST = "cities", "host"
 #: Cities, the largest, that facts are about; how facts are drawn, a number that is raised when that changes.
-LARGEST, DRAW = 4_000, 2
+LARGEST, DRAW = 4_000, 3
 #: Single edits that stand for "one edit": each alone on a fresh model.
 SINGLES = 6
 #: Facts that are asked about where more are in place: as many, evenly drawn from all of them.

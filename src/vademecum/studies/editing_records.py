@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -158,20 +159,31 @@ def draw_of(said: Mapping[Truth, str], seed: int) -> tuple[list[Truth], list[Tru
     """Truths in the order in which they are edited, and those that are left as they are, to be asked about as others.
 
     Neither depends on how many are edited. Those of which the host says the truth come first; every subject is in one
-    list alone, with one truth where it is edited.
+    list alone, with one truth where it is edited. What is left holds no other subject's name.
 
     Args:
         said: by truth, how the host goes on when it is asked for it.
         seed: of the draw.
     """
     known = {truth for truth, text in said.items() if answers(text, truth[2])}
-    order = random.Random(seed).sample(list(said), len(said))
+    order = random.Random(seed).sample(sorted(said), len(said))
     order.sort(key=lambda truth: truth not in known)
     subjects = list(dict.fromkeys(truth[1] for truth in order if truth in known))
-    left = set(subjects[:: max(4, len(subjects) // LEFT)])
+    every = dict.fromkeys(truth[1] for truth in order)
+    # A name that holds another one holds its tokens: were the one edited, the other would be no other to its entry.
+    left = {
+        one
+        for one in subjects[:: max(4, len(subjects) // LEFT)]
+        if not any(other != one and (_named(other, one) or _named(one, other)) for other in every)
+    }
     edited = {truth[1]: truth for truth in reversed(order) if truth[1] not in left}
     first = [truth for truth in order if edited.get(truth[1]) == truth]
     return first, [truth for truth in order if truth in known and truth[1] in left]
+
+
+def _named(subject: str, text: str) -> bool:
+    """Whether a word of ``text`` begins as ``subject`` does, and goes on with it."""
+    return subject in text and re.search(rf"\b{re.escape(subject)}", text) is not None
 
 
 def made(
@@ -213,8 +225,7 @@ def _record(
     if not free:
         return None
     target = draw.choice(free)
-    # A name that holds this one holds its tokens, and is no other to entries.
-    near = [other for other in left if other[0] == name and subject not in other[1] and other[1] not in subject]
+    near = [other for other in left if other[0] == name]
     others = draw.sample(near, min(3, len(near)))
     same = [*(OF_A_CITY if name == "country" else OF_A_LAND)]
     if name != "country":
