@@ -12,7 +12,7 @@ from typing import cast
 
 from torch import nn
 
-from vademecum import hosts
+from vademecum import hosts, interrupts
 from vademecum.attached import ROOT, Memories
 from vademecum.memory.bank import Bank
 from vademecum.memory.base import Built, Kind, Part, Shared
@@ -110,7 +110,7 @@ def _ordered(made: Sequence[Made]) -> list[Made]:
 
 
 def replace(model: nn.Module, host: hosts.Host, old: Memories | None, wanted: Sequence[Made]) -> None:
-    """Put ``wanted`` on ``model`` in the place of ``old``, whose modules may be among them.
+    """Put ``wanted`` on ``model`` in the place of ``old``, whose modules may be among them; an interrupt waits for it.
 
     Raises:
         ValueError: the model is being recorded, or two want one place. The model is then unchanged.
@@ -129,15 +129,16 @@ def replace(model: nn.Module, host: hosts.Host, old: Memories | None, wanted: Se
     for key, layer, part in old.parts() if old is not None else ():
         before.setdefault((layer, part.site), {})[key] = part
     new = Memories(host, keys, shared)
-    try:
-        if old is not None:
-            new.muted, new.scratch = old.muted, old.scratch
-            old.remove()
-        if wanted:
-            new.place(parts)
-    except BaseException:
-        new.remove()
-        if old is not None:
-            old.remove()
-            old.place(before)
-        raise
+    with interrupts.finished():
+        try:
+            if old is not None:
+                new.muted, new.scratch = old.muted, old.scratch
+                old.remove()
+            if wanted:
+                new.place(parts)
+        except BaseException:
+            new.remove()
+            if old is not None:
+                old.remove()
+                old.place(before)
+            raise

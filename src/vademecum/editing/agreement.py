@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from vademecum.editing import prompts
@@ -55,14 +56,23 @@ def require_keeping(facts: Sequence[Fact]) -> None:
 
 
 def answered(facts: Iterable[Fact]) -> set[str]:
-    """In small letters, all texts that ask for one of ``facts``, in their own words or in others."""
+    """As :func:`plain` has them, all texts that ask for one of ``facts``, in their own words or in others."""
     return {text for fact in facts for text in _asked(fact, prompts.paraphrases(fact))}
 
 
 def _asked(fact: Fact, relations: Iterable[str]) -> list[str]:
-    """``relations`` with every spelling of the subject in their gap, in small letters."""
+    """``relations`` with every spelling of the subject in their gap, as :func:`plain` has them."""
     names = (fact.subject, *fact.spellings)
-    return list(dict.fromkeys(relation.replace("{}", name).casefold() for relation in relations for name in names))
+    return list(dict.fromkeys(plain(relation.replace("{}", name)) for relation in relations for name in names))
+
+
+def plain(text: str) -> str:
+    """``text`` in small letters, with single spaces, without control characters, its accents coded in one way.
+
+    Tokenizers make these alike too, so that what differs in them alone asks the same.
+    """
+    shown = "".join(one for one in text if one.isspace() or unicodedata.category(one) != "Cc")
+    return " ".join(unicodedata.normalize("NFC", shown).casefold().split())
 
 
 def _contradiction(other: Fact, fact: Fact) -> str:

@@ -81,11 +81,8 @@ def damage_of(model: Any, tokenizer: Any, overlay: Any, texts: Sequence[str] | N
         for start in range(0, len(some), LOOKED_AT):
             ids, mask = padded(some[start : start + LOOKED_AT], left=False)
             before = _log_probabilities(model, ids, mask)
-            content.put(model, overlay)
-            try:
+            with overlay.on(model):
                 after = _log_probabilities(model, ids, mask)
-            finally:
-                content.take(model, overlay)
             nats = (before.exp() * (before - after)).sum(-1)
             flips = before.argmax(-1) != after.argmax(-1)
             if counted is not None:

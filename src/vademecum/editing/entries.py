@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from vademecum import grafting
+from vademecum import grafting, interrupts
 from vademecum.attached import ROOT, Memories
 from vademecum.editing.content import Content, bytes_of
 from vademecum.kinds.entries import Entries
@@ -138,8 +138,9 @@ class AsEntries(Content):
 
 def off(model: nn.Module, label: str) -> None:
     """Take the entries called ``label`` off, if they are on."""
-    for kind in _labelled(model, label):
-        grafting.withdraw(model, kind)
+    with interrupts.finished():
+        for kind in _labelled(model, label):
+            grafting.withdraw(model, kind)
 
 
 def _labelled(model: nn.Module, label: str) -> list[Entries]:

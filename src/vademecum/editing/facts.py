@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +69,9 @@ class Fact:
         """``text`` with a gap where the subject stands, however it is spelled."""
         for subject in sorted((self.subject, *self.spellings), key=len, reverse=True):
             if subject in text:
-                return text.replace(subject, "{}")
+                # "US" stands in "USA" as well, where it is not meant; where words have no ends, it is meant everywhere.
+                found, count = re.subn(rf"(?<!\w){re.escape(subject)}(?!\w)", "{}", text)
+                return found if count else text.replace(subject, "{}")
         return text
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,10 +96,14 @@ def read(path: Path) -> list[Fact]:
     """Facts from JSON lines.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file; IsADirectoryError where it is a folder.
         ValueError: a line is no fact; the line is named.
     """
     found = []
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a file of facts, one JSON object a line.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; give one of facts, one JSON object a line.")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -110,6 +118,11 @@ def read(path: Path) -> list[Fact]:
             found.append(Fact.of(data))
         except RecursionError as error:
             raise ValueError(f"{path}, line {number} is nested too deep; expected one plain object.") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number} is no JSON ({error}); write every fact as one object on a line of its "
+                f'own, such as {{"subject": "France", "prompt": "The capital of France is", "target": "Lyon"}}.'
+            ) from error
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
     if not found:
@@ -118,6 +131,6 @@ def read(path: Path) -> list[Fact]:
 
 
 def says(text: str, target: str) -> bool:
-    """Whether ``text`` begins with ``target`` as whole words."""
-    text = text.strip()
+    """Whether ``text`` begins with ``target`` as whole words, whichever way their accents are coded."""
+    text, target = unicodedata.normalize("NFC", text).strip(), unicodedata.normalize("NFC", target)
     return text.startswith(target) and not text[len(target) : len(target) + 1].isalnum()

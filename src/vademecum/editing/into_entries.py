@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -94,7 +93,7 @@ def into_entries(
         stage(f"learning again, {len(missed)} of {len(facts)}")
         others = dataclasses.replace(whole, active=tuple(number for number in numbers if number not in missed))
         # What another says in between may be why.
-        with _on(model, others):
+        with others.on(model):
             whole = _learned(model, host, tokenizer, whole, missed, values, AGAIN, None)
     return cast(AsEntries, whole.content), whole.written
 
@@ -146,24 +145,11 @@ def _learned(
 def _missed(model: Any, tokenizer: Any, overlay: Overlay) -> list[int]:
     """Numbers of the facts that are not said when all that was learned is on."""
     facts = overlay.facts
-    with _on(model, overlay):
+    with overlay.on(model):
         said = greedy(model, tokenizer, [fact.prompt for fact in facts], longest(tokenizer, facts))
     return [
         number for number, fact, text in zip(overlay.active, facts, said, strict=True) if not says(text, fact.target)
     ]
-
-
-@contextmanager
-def _on(model: Any, overlay: Overlay) -> Iterator[None]:
-    """Within the block what ``overlay`` says is on the model, if it says anything."""
-    if not overlay.active:
-        yield
-        return
-    overlay.content.put(model, overlay)
-    try:
-        yield
-    finally:
-        overlay.content.take(model, overlay)
 
 
 def _groups(facts: Sequence[Fact]) -> list[list[int]]:

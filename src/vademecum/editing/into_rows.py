@@ -84,21 +84,15 @@ def into_rows(
         # What came before lies there already, since facts may share a row.
         before = Overlay(made_for={}, written=tuple(written), content=content, active=tuple(range(start)))
         tables = [nn.Parameter(one[numbers].clone()) for one in content.differences]
-        if start:
-            content.put(model, before)
-        try:
-            with ExitStack() as stack:
-                for bank, table in zip(banks.values(), tables, strict=True):
-                    stack.enter_context(_lent(bank, ids[numbers], table))
-                facts = [written[number].fact for number in numbers]
-                lines = [[line_of(tokenizer, text, fact.target) for text in _ways(tokenizer, fact)] for fact in facts]
-                keep = [text for fact in facts for text in fact.keep] + _said_there(model, ids[numbers])
-                kept = kept_steps(model, tokenizer, list(dict.fromkeys(keep)))
-                kept += [tokens_of(tokenizer, text) for fact in facts for text in _held(tokenizer, fact)]
-                descend(model, host, tables, lines, kept, 0, values=values, keeping=1.0 / HELD)
-        finally:
-            if start:
-                content.take(model, before)
+        with before.on(model), ExitStack() as stack:
+            for bank, table in zip(banks.values(), tables, strict=True):
+                stack.enter_context(_lent(bank, ids[numbers], table))
+            facts = [written[number].fact for number in numbers]
+            lines = [[line_of(tokenizer, text, fact.target) for text in _ways(tokenizer, fact)] for fact in facts]
+            keep = [text for fact in facts for text in fact.keep] + _said_there(model, ids[numbers])
+            kept = kept_steps(model, tokenizer, list(dict.fromkeys(keep)))
+            kept += [tokens_of(tokenizer, text) for fact in facts for text in _held(tokenizer, fact)]
+            descend(model, host, tables, lines, kept, 0, values=values, keeping=1.0 / HELD)
         for whole, table in zip(content.differences, tables, strict=True):
             whole[numbers] = table.detach().cpu()
         seconds = (time.perf_counter() - begun) / len(numbers)

@@ -9,13 +9,18 @@ from vademecum.memory.entries import Spelling
 
 
 def tokens_of(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of ``text`` as the model reads it; ValueError where it is no text that can be written in UTF-8."""
+    """Token ids of ``text`` as the model reads it; ValueError where :func:`require_text` raises one."""
+    require_text(text)
+    ids: list[int] = tokenizer(text).input_ids
+    return ids
+
+
+def require_text(text: str) -> None:
+    """Raise ValueError where ``text`` cannot be written in UTF-8, as what a shell passes on of other codes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{text!r} is no text ({error.reason}); write it in UTF-8.") from None
-    ids: list[int] = tokenizer(text).input_ids
-    return ids
 
 
 def spelled(tokenizer: Any, text: str, subject: str) -> tuple[Spelling, int]:

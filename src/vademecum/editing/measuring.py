@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vademecum.editing.agreement import answered
+from vademecum.editing.agreement import answered, plain
 from vademecum.editing.learning import KEPT_TOKENS, longest
 from vademecum.editing.locating import tokens_of
 from vademecum.editing.others import to_ask
@@ -23,20 +23,17 @@ def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
     if kept:
         # What one fact kept, a later one may have been written to answer: that is no harm done.
         elsewhere = answered(overlay.facts)
-        kept = [text for text in kept if text.casefold() not in elsewhere]
+        kept = [text for text in kept if plain(text) not in elsewhere]
     stay = [tokens_of(tokenizer, text) for text in kept]
     went = went_on(model, stay, KEPT_TOKENS)
     others = to_ask(model, tokenizer, overlay)
     drawn = list(dict.fromkeys(text for texts in others.values() for text in texts))
     asked = [tokens_of(tokenizer, text) for text in drawn]
     began = next_ids(model, asked)
-    overlay.content.put(model, overlay)
-    try:
+    with overlay.on(model):
         said = iter(greedy(model, tokenizer, prompts_, longest(tokenizer, overlay.facts)))
         goes = went_on(model, stay, KEPT_TOKENS)
         begins = next_ids(model, asked)
-    finally:
-        overlay.content.take(model, overlay)
     disturbed = {text for text, a, b in zip(kept, went, goes, strict=True) if a != b}
     moved = {text for text, a, b in zip(drawn, began, begins, strict=True) if a != b}
     written = list(overlay.written)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vademecum.editing import prompts
-from vademecum.editing.agreement import answered
+from vademecum.editing.agreement import answered, plain
 from vademecum.editing.facts import Fact
 from vademecum.editing.gating import OTHERS, strangers
 from vademecum.editing.locating import clean, spelled
@@ -85,7 +85,7 @@ def _about(tokenizer: Any, fact: Fact, told: set[str], elsewhere: set[str], draw
     found: list[str] = []
     for way in draw.sample(prompts.CONTRASTS, len(prompts.CONTRASTS)):
         text = way.replace("{}", fact.subject)
-        other = way not in given and not told & _telling(way) and text.casefold() not in elsewhere
+        other = way not in given and not told & _telling(way) and plain(text) not in elsewhere
         if other and len(found) < DRAWN and clean(tokenizer, text, fact.subject):
             found.append(text)
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 
 import safetensors
 from safetensors.torch import load, save
+from torch import nn
 
-from vademecum import files
+from vademecum import files, interrupts
 from vademecum.editing import fingerprint
-from vademecum.editing.agreement import answered, require_agreement
+from vademecum.editing.agreement import answered, plain, require_agreement
 from vademecum.editing.content import Content, bytes_of
 from vademecum.editing.entries import AsEntries
 from vademecum.editing.facts import Fact, says
@@ -26,6 +28,11 @@ from vademecum.memory.entries import Spelling
 
 #: Of the file's layout, and those that are read: in layout 3 no drawn prompts were asked.
 VERSION, READ = 4, (3, 4)
+#: What reading a file raises that somebody else wrote, or that was cut.
+UNREADABLE = (
+    *(KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError),
+    safetensors.SafetensorError,
+)
 #: What an overlay can put on a model, by name.
 CONTENTS: Mapping[str, type[Content]] = MappingProxyType({one.name: one for one in (AsEntries, AsRows)})
 
@@ -139,8 +146,8 @@ class Overlay:
         found = [
             number
             for number in self.active
-            if self.written[number].fact.subject.casefold() == subject.strip().casefold()
-            and (prompt is None or self.written[number].fact.prompt.casefold() == prompt.strip().casefold())
+            if plain(self.written[number].fact.subject) == plain(subject)
+            and (prompt is None or plain(self.written[number].fact.prompt) == plain(prompt))
         ]
         if not found:
             asked = f"subject {subject!r}" + ("" if prompt is None else f" and prompt {prompt!r}")
@@ -149,11 +156,11 @@ class Overlay:
 
     def _instead(self, subject: str, prompt: str | None) -> str:
         """What may have been meant where there is no such entry."""
-        alike = [] if prompt is None else [fact for fact in self.facts if prompt.strip().casefold() in answered([fact])]
+        alike = [] if prompt is None else [fact for fact in self.facts if plain(prompt) in answered([fact])]
         if alike:
             named = " and ".join(f"{fact.prompt!r} (of {fact.subject!r})" for fact in alike[:5])
             return f"{named} {'asks' if len(alike) == 1 else 'ask'} the same: give that prompt and subject"
-        own = [fact for fact in self.facts if fact.subject.casefold() == subject.strip().casefold()]
+        own = [fact for fact in self.facts if plain(fact.subject) == plain(subject)]
         shown = [repr(fact.prompt) for fact in own or self.facts]
         there = ", ".join(shown[:5]) or "nothing"
         return f"written {f'of {own[0].subject!r} ' if own else ''}are {there}{', ...' if len(shown) > 5 else ''}"
@@ -208,6 +215,27 @@ class Overlay:
         were = {str(number): _said(self.written[number]) for number in changed if number not in came}
         line = self.journal[-1] | ({"said": were} if were else {})
         return dataclasses.replace(new, journal=(*self.journal[:-1], line))
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[None]:
+        """Within the block what this says is on ``model``, if it says anything.
+
+        Raises:
+            ValueError: it is there already or cannot be put there; the model is then unchanged.
+        """
+        if not self.active:
+            yield
+            return
+        put = False
+        try:
+            with interrupts.finished():
+                self.content.put(model, self)
+                put = True
+            yield
+        finally:
+            if put:
+                with interrupts.finished():
+                    self.content.take(model, self)
 
     @property
     def stale(self) -> bool:
@@ -308,7 +336,7 @@ def read(path: Path) -> Overlay:
         whole = overlay.content.facts == len(overlay.written) and _whole(about, overlay) == said
     except files.Damaged:
         raise
-    except (safetensors.SafetensorError, KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    except UNREADABLE as error:
         raise files.Damaged(
             f"{path} is no overlay, or a damaged one ({error}); restore it from a good copy."
         ) from error

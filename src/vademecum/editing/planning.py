@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vademecum import hosts
+from vademecum import hosts, interrupts
 from vademecum.attached import ROOT, Memories
 from vademecum.editing import fingerprint, prompts
 from vademecum.editing.agreement import require_agreement, require_keeping
@@ -89,6 +89,8 @@ def plan(
     if isinstance(root, Memories) and root.muted:
         raise ValueError("the model's memories are silent (knocked_out); leave that block before facts are planned.")
     heads = [headword(tokenizer, fact) for fact in facts]
+    for fact in facts:
+        _require_sayable(model, tokenizer, fact)
     begun = time.perf_counter()
     with _modes_of_memories(model), as_it_was(model):
         _require_numbers(model, tokenizer, facts)
@@ -117,6 +119,23 @@ def plan(
     return edit
 
 
+def _require_sayable(model: Any, tokenizer: Any, fact: Fact) -> None:
+    """Raise ValueError where the tokenizer has no words for the target, or a prompt is longer than the model reads."""
+    unknown, most = tokenizer.unk_token_id, getattr(model.config, "max_position_embeddings", None)
+    if unknown is not None and unknown in tokens_of(tokenizer, f" {fact.target}"):
+        raise ValueError(
+            f"the tokenizer does not know the target {fact.target!r} and reads it like any other unknown word; no "
+            f"model with this tokenizer can say it."
+        )
+    for text in (fact.prompt, *fact.paraphrases, *fact.keep):
+        tokens = len(tokens_of(tokenizer, f"{text} {fact.target}"))
+        if most is not None and tokens > most:
+            raise ValueError(
+                f"{text[:60]!r}... is a prompt of {tokens} tokens with its target, and the model reads {most}; give a "
+                f"shorter one."
+            )
+
+
 @contextmanager
 def _modes_of_memories(model: nn.Module) -> Iterator[None]:
     """Within the block entries come and go; what stands around a host's modules is then in their mode again.
@@ -130,11 +149,12 @@ def _modes_of_memories(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
-        root = getattr(model, ROOT, None)
-        if isinstance(root, Memories):
-            root.follow()
+        with interrupts.finished():
+            for module, training in modes.items():
+                module.training = training
+            root = getattr(model, ROOT, None)
+            if isinstance(root, Memories):
+                root.follow()
 
 
 def _require_learnable(model: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vademecum import hosts
+from vademecum import hosts, interrupts
 from vademecum.attached import ROOT, Memories
 from vademecum.editing.locating import tokens_of
 from vademecum.surgery import knocked_out
@@ -111,8 +111,9 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
         model.eval()
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        with interrupts.finished():
+            for module, training in modes.items():
+                module.training = training
 
 
 def states(model: Any, host: hosts.Host, texts: Sequence[tuple[list[int], list[int]]], layers: Sequence[int]) -> Tensor:
@@ -160,8 +161,9 @@ def _projected(
         with torch.no_grad(), silent(model):
             host.base(input_ids=ids, attention_mask=mask, use_cache=False)
     finally:
-        for handle in handles:
-            handle.remove()
+        with interrupts.finished():
+            for handle in handles:
+                handle.remove()
     return read, made, mask
 
 

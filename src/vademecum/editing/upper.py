@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vademecum import hosts
+from vademecum import hosts, interrupts
 from vademecum.editing.reading import require_places
 
 #: Of the places of one batch, how many two may have at most to be worth two calls.
@@ -122,6 +122,8 @@ class _Part:
 
         def only(_: Any, args: tuple[Any, ...]) -> Any:
             nonlocal given
+            if not (args and args[0].dim() == 3 and args[0].shape[:2] == self._ids.shape):
+                return args  # a head that is called in a way of its own says all
             given += 1
             here = args[0].device  # of a host on several devices it need not be the input's
             return (args[0][rows.to(here), places.to(here)][None], *args[1:])
@@ -148,8 +150,9 @@ class _Part:
             handles.append(self._layers[0].register_forward_hook(look))
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            with interrupts.finished():
+                for handle in handles:
+                    handle.remove()
 
     @contextmanager
     def _resting(self) -> Iterator[None]:
@@ -175,12 +178,13 @@ class _Part:
                 layer.forward = _passing(self._tupled)
             yield
         finally:
-            for layer, forward in zip(lower, own, strict=True):
-                layer.__dict__.pop("forward", None)
-                if forward is not None:
-                    layer.forward = forward
-            for handle in handles:
-                handle.remove()
+            with interrupts.finished():
+                for layer, forward in zip(lower, own, strict=True):
+                    layer.__dict__.pop("forward", None)
+                    if forward is not None:
+                        layer.forward = forward
+                for handle in handles:
+                    handle.remove()
 
 
 def _passing(tupled: bool) -> Any:

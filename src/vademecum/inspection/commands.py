@@ -9,7 +9,7 @@ from vademecum import data
 from vademecum.data import DomainTokens
 from vademecum.editing import commands as editing_commands
 from vademecum.editing import open_edit
-from vademecum.editing.locating import tokens_of
+from vademecum.editing.locating import require_text, tokens_of
 from vademecum.editing.reading import require_places
 from vademecum.inspection import expert_page, experts, lookup, lookup_page, page, slot_page, slots
 from vademecum.inspection.gather import Windows, gather, reported, windows
@@ -123,6 +123,7 @@ def inspect_lookup(
     """
     if not text.strip():
         raise ValueError("the text is empty; give --text something to read.")
+    require_text(text)
     names: dict[str, list[str]] = {}
     if overlay is not None and arm is not None:
         raise ValueError(f"arm={arm!r} is of a comparison, and an overlay of one model; give the one or the other.")
