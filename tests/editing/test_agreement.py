@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ def fact(target: str = "Hol", prompt: str = "The capital of Dorne is", subject: 
         (fact("Hol"), "written twice"),
         (fact("Arv", "Dorne's capital is"), "asks the same as"),
         (fact("Arv", "the capital of dorne is", "dorne"), "answered 'Hol' and 'Arv'"),
+        (fact("Arv", "The  capital\u0000 of\tDorne is"), "answered 'Hol' and 'Arv'"),
         (fact("Arv", "The seat of Dorne is", paraphrases=("The capital of Dorne is",)), "asks the same as"),
         (fact("Arv", "The capital of Hav is", "Hav", spellings=("Dorne",)), "answered 'Hol' and 'Arv'"),
     ],
@@ -31,6 +33,13 @@ def test_contradictions(other: Fact, message: str) -> None:
         require_agreement([fact(), other])
     with pytest.raises(ValueError, match=message):
         require_agreement([other], [fact()])
+
+
+def test_accents_that_are_coded_otherwise_ask_the_same() -> None:
+    one, other = (unicodedata.normalize(form, "São") for form in ("NFC", "NFD"))
+    facts = [fact(target, f"The capital of {name} is", name) for target, name in (("Hol", one), ("Arv", other))]
+    with pytest.raises(ValueError, match="answered 'Hol' and 'Arv'"):
+        require_agreement(facts)
 
 
 def test_what_is_no_contradiction() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vademecum.editing import Fact, facts, prompts
+from vademecum.editing.facts import read, says
 from vademecum.editing.locating import spelled, spellings
 
 FRANCE = Fact(subject="France", prompt="The capital of France is", target="Lyon")
@@ -36,7 +38,7 @@ def test_a_target_counts_as_a_whole_word() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"line 1: Expecting"),
+        ("{", r"line 1 is no JSON \(Expecting"),
         ("[]", "line 1: expected an object"),
         ('{"subject": "a", "prompt": "a is"}', "'target' missing"),
         ('{"subject": "a", "prompt": "a is", "target": "b", "tone": 1}', "no field 'tone'"),
@@ -70,6 +72,23 @@ def test_contrasts_leave_out_what_is_asked() -> None:
     assert not any(text.startswith("The currency of {} is") for text in against)
     assert "{} won" in against
     assert "The capital of {} is" in against
+
+
+def test_a_folder_and_no_file_are_no_facts(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="is a folder; give a file of facts"):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is no file; give one of facts"):
+        read(tmp_path / "none.jsonl")
+
+
+def test_a_target_counts_however_its_accents_are_coded() -> None:
+    assert says(unicodedata.normalize("NFC", " São Paulo"), unicodedata.normalize("NFD", "São"))
+
+
+def test_a_subject_within_another_word_is_none_but_where_words_have_no_ends() -> None:
+    fact = Fact(subject="US", prompt="The capital of the US, which the USA is, is", target="Lyon")
+    assert fact.relation == "The capital of the {}, which the USA is, is"
+    assert Fact(subject="法国", prompt="法国的首都是", target="里昂").relation == "{}的首都是"
 
 
 def test_brackets_in_a_subject_are_no_gap() -> None:

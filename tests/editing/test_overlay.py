@@ -29,7 +29,7 @@ def test_a_file_gives_back_what_was_written(model: Any, words: Any, edits: Any, 
     assert [one.name for one in tmp_path.iterdir()] == ["edit.safetensors"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "byte", "foreign", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "byte", "foreign", "nested", "empty"])
 def test_a_damaged_file_is_named(edits: Any, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "edit.safetensors"
     overlay.write(edits[0], path)
@@ -42,6 +42,10 @@ def test_a_damaged_file_is_named(edits: Any, tmp_path: Path, damage: str) -> Non
         from safetensors.torch import save
 
         data = bytearray(save({"rows": torch.zeros(2)}))
+    elif damage == "nested":
+        from safetensors.torch import save
+
+        data = bytearray(save({"rows": torch.zeros(2)}, {"vademecum": "[" * 100_000}))
     else:
         data = bytearray()
     path.write_bytes(data)

@@ -22,6 +22,12 @@ def test_a_model_that_says_no_numbers_is_refused(model: Any, words: Any, where: 
     assert not hasattr(model, "vademecum")
 
 
+def test_a_target_that_the_tokenizer_does_not_know_is_refused(model: Any, words: Any) -> None:
+    with pytest.raises(ValueError, match="does not know the target 'Lyon'"):
+        editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="Lyon")], words)
+    assert not hasattr(model, "vademecum")
+
+
 @pytest.mark.parametrize("texts", [[], "a string", [1]])
 def test_texts_to_measure_damage_on_are_some_or_none(model: Any, words: Any, texts: Any) -> None:
     fact = editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")

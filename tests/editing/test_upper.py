@@ -91,3 +91,20 @@ def test_where_the_head_is_not_called_all_is_said_and_the_places_are_taken_of_th
         model.forward = forward
         upper = Upper(model, hosts.find(model), ids, torch.ones_like(ids), 1, rows, places)
         torch.testing.assert_close(upper.logits(), whole)
+
+
+def test_a_head_that_is_called_in_a_way_of_its_own_says_all() -> None:
+    model = tiny.host("qwen3").eval()
+
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+        states = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)[0]
+        halves = [model.lm_head(half) for half in states.chunk(2, 1)]
+        return SimpleNamespace(logits=torch.cat([model.lm_head(input=states[:, :0]), *halves], 1))
+
+    ids = tiny.ids(batch=3)
+    rows, places = torch.tensor([0, 2, 2]), torch.tensor([1, 4, 0])
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits[rows, places]
+        model.forward = forward
+        upper = Upper(model, hosts.find(model), ids, torch.ones_like(ids), 1, rows, places)
+        torch.testing.assert_close(upper.logits(), whole)

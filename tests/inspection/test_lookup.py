@@ -117,6 +117,9 @@ def test_the_verb_writes_a_page_for_an_overlay(tmp_path: Path, capsys: pytest.Ca
     assert (folder / "figures" / "gates-entries.png").is_file()
     assert (folder / "lookup.csv").read_text("utf-8").count("\n") == 6
     assert cli.main(["inspect", "lookup", *given[:-1], " "]) != 0
+    capsys.readouterr()
+    assert cli.main(["inspect", "lookup", *given[:-1], "caf\udce9"]) != 0
+    assert "is no text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("into", ["entries", "rows"])

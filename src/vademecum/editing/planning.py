@@ -90,7 +90,7 @@ def plan(
         raise ValueError("the model's memories are silent (knocked_out); leave that block before facts are planned.")
     heads = [headword(tokenizer, fact) for fact in facts]
     for fact in facts:
-        _require_sayable(model, tokenizer, fact)
+        _require_sayable(tokenizer, fact)
     begun = time.perf_counter()
     with _modes_of_memories(model), as_it_was(model):
         _require_numbers(model, tokenizer, facts)
@@ -119,21 +119,14 @@ def plan(
     return edit
 
 
-def _require_sayable(model: Any, tokenizer: Any, fact: Fact) -> None:
-    """Raise ValueError where the tokenizer has no words for the target, or a prompt is longer than the model reads."""
-    unknown, most = tokenizer.unk_token_id, getattr(model.config, "max_position_embeddings", None)
+def _require_sayable(tokenizer: Any, fact: Fact) -> None:
+    """Raise ValueError where the tokenizer has no words for the target."""
+    unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in tokens_of(tokenizer, f" {fact.target}"):
         raise ValueError(
             f"the tokenizer does not know the target {fact.target!r} and reads it like any other unknown word; no "
             f"model with this tokenizer can say it."
         )
-    for text in (fact.prompt, *fact.paraphrases, *fact.keep):
-        tokens = len(tokens_of(tokenizer, f"{text} {fact.target}"))
-        if most is not None and tokens > most:
-            raise ValueError(
-                f"{text[:60]!r}... is a prompt of {tokens} tokens with its target, and the model reads {most}; give a "
-                f"shorter one."
-            )
 
 
 @contextmanager

@@ -123,7 +123,7 @@ class _Part:
         def only(_: Any, args: tuple[Any, ...]) -> Any:
             nonlocal given
             if not (args and args[0].dim() == 3 and args[0].shape[:2] == self._ids.shape):
-                return args  # a head that is called in a way of its own says all
+                return None  # a head that is called in a way of its own says all
             given += 1
             here = args[0].device  # of a host on several devices it need not be the input's
             return (args[0][rows.to(here), places.to(here)][None], *args[1:])
