@@ -9,6 +9,8 @@ import pytest
 
 from vademecum import interrupts
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 
 def test_an_interrupt_waits_for_the_end_of_the_block_and_of_the_outer_one() -> None:
     done = []
@@ -48,3 +50,10 @@ def test_other_threads_are_never_interrupted_and_set_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
+
+
+def test_where_interrupts_are_ignored_they_still_are() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts.finished():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

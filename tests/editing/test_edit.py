@@ -200,6 +200,7 @@ def test_a_failure_while_rows_are_learned_leaves_the_model_as_it_was(
         (torch.nn.Module, "train", 3),
     ],
 )
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_something_is_put_on_or_taken_off_waits_for_that(
     model: Any, words: Any, monkeypatch: pytest.MonkeyPatch, of: type, name: str, call: int
 ) -> None:
