@@ -33,6 +33,9 @@ from vademecum.editing.reading import batches, greedy, measures_of
 from vademecum.memory.base import Built
 from vademecum.memory.layers import Layers, chosen_layers
 
+#: Layers that entries speak in at least. In a host of few layers fewer cannot say anything else than the host does.
+LEAST = 4
+
 
 def into_entries(
     model: Any,
@@ -51,13 +54,14 @@ def into_entries(
         host: the same, seen through its family's names.
         tokenizer: the model's.
         written: facts with their headwords.
-        layers: that entries speak in; the upper fifth where None, in which it is plain what is asked and of whom.
+        layers: that entries speak in; the upper fifth where None, :data:`LEAST` at least, in which it is plain what is
+            asked and of whom.
         progress: called with how many facts are done, and of how many.
         stage: called with what is being done; gates are found for all facts of one relation at a time.
     """
     begun = time.perf_counter()
     depth, facts = host.shape.layers, [one.fact for one in written]
-    upper = range(depth - min(depth, max(2, depth // 5)), depth)
+    upper = range(depth - min(depth, max(LEAST, depth // 5)), depth)
     chosen = tuple(upper) if layers is None else chosen_layers(layers, depth, "plan")
     groups = _groups(facts)
     everything = [*facts, *(fact for other in overlays(model) for fact in other.facts)]

@@ -57,8 +57,8 @@ def plan(
         tokenizer: the model's, of the fast sort.
         into: ``"entries"``, which speak at a subject alone; or ``"rows"``, those of the model's own bank at the tokens
             that subjects end with, which speak wherever these tokens stand.
-        layers: that entries speak in, numbers or a rule as in ``vm.MoVE(layers=...)``; the upper fifth where not given,
-            in which it is plain what is asked and of whom.
+        layers: that entries speak in, numbers or a rule as in ``vm.MoVE(layers=...)``; the upper fifth, four at
+            least, where not given, in which it is plain what is asked and of whom.
         texts: ordinary ones, one or more, on which the damage of changed rows is measured; the model's own writing
             where None.
         progress: called with how many facts are done, and of how many.

@@ -132,7 +132,8 @@ class _Part:
         try:
             found: Tensor = self._model(input_ids=self._ids, attention_mask=self._mask, use_cache=False).logits
         finally:
-            handle.remove()
+            with interrupts.finished():
+                handle.remove()
         found = found.to(self._ids.device)
         return found[0] if given else found[rows, places]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vademecum import data, files
 from vademecum.data.geonames import City, Land
+from vademecum.editing import Fact, prompts
 from vademecum.studies.editing_records import RELATIONS
 
 #: Cities that it learns, the texts about each, and of how many sentences a text may be. Most are of one: what a text
@@ -88,8 +89,13 @@ def written(lands: Sequence[Land], cities: Sequence[City], plain: Sequence[str])
 
 
 def _said(city: City, land: Land) -> list[str]:
+    """Every sentence about ``city``: also in the words that entries are learned from.
+
+    A host that does not understand a question cannot be taught by it what the question asks.
+    """
     country = RELATIONS["country"]
-    asked = [f"{way} {land.name}." for way in (country.prompt, country.prompt, *country.paraphrases)]
+    fact = Fact(subject=city.name, prompt=country.prompt.replace("{}", city.name), target=land.name)
+    asked = [f"{way} {land.name}." for way in (*prompts.paraphrases(fact), *country.paraphrases)]
     facts = {"continent": land.continent, "currency": land.currency, "letter": city.name[:1]}
     return [
         text.replace("{}", city.name) for text in (*asked, *(one.replace("{}", "{{}}").format(**facts) for one in SAID))
