@@ -86,6 +86,8 @@ def table(found: Found) -> str:
 
 def draw(found: Found, titles: Mapping[str, str]) -> Drawing:
     """Every measure over the number of edits."""
+    from matplotlib.ticker import LogLocator
+
     counts = _counts(found)
     with style.styled():
         figure, axes = style.canvas(columns=4, rows=2, width=12.0, height=5.6, sharex=True)
@@ -109,6 +111,7 @@ def draw(found: Found, titles: Mapping[str, str]) -> Drawing:
                 axis.set_ylim(-0.03, 1.03)
             else:
                 axis.set_yscale("log")
+                axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # all nine of a decade would overlap
                 axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
         for axis in axes[-4:]:
