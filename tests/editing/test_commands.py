@@ -245,6 +245,7 @@ def test_after_a_removal_the_list_says_when_it_was_asked(
     run(capsys, "add", folder, file, *hav)
     run(capsys, "remove", file, "--subject", "Hav")
     assert "asked before the last removal" in run(capsys, "list", file)
+    assert "asked before the last removal" in run(capsys, "export", file, "--overlay", "--out", tmp_path / "small")
     run(capsys, "undo", file)
     assert "asked before the last removal" not in run(capsys, "list", file)
 
