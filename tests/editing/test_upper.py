@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -77,29 +78,21 @@ def test_a_layer_with_a_forward_of_its_own_gets_it_back() -> None:
     assert calls == [1]
 
 
-def test_where_the_head_is_not_called_all_is_said_and_the_places_are_taken_of_that() -> None:
+def not_called(head: torch.nn.Linear, states: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(states, head.weight)
+
+
+def in_parts(head: torch.nn.Linear, states: torch.Tensor) -> torch.Tensor:
+    return torch.cat([head(input=states[:, :0]), *map(head, states.chunk(2, 1))], 1)
+
+
+@pytest.mark.parametrize("said", [not_called, in_parts])
+def test_a_head_that_is_not_called_or_in_a_way_of_its_own_says_all_and_the_places_are_taken_of_that(said: Any) -> None:
     model = tiny.host("qwen3").eval()
 
     def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, use_cache: bool) -> SimpleNamespace:
         states = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)[0]
-        return SimpleNamespace(logits=torch.nn.functional.linear(states, model.lm_head.weight))
-
-    ids = tiny.ids(batch=3)
-    rows, places = torch.tensor([0, 2, 2]), torch.tensor([1, 4, 0])
-    with torch.no_grad():
-        whole = model(input_ids=ids).logits[rows, places]
-        model.forward = forward
-        upper = Upper(model, hosts.find(model), ids, torch.ones_like(ids), 1, rows, places)
-        torch.testing.assert_close(upper.logits(), whole)
-
-
-def test_a_head_that_is_called_in_a_way_of_its_own_says_all() -> None:
-    model = tiny.host("qwen3").eval()
-
-    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, use_cache: bool) -> SimpleNamespace:
-        states = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)[0]
-        halves = [model.lm_head(half) for half in states.chunk(2, 1)]
-        return SimpleNamespace(logits=torch.cat([model.lm_head(input=states[:, :0]), *halves], 1))
+        return SimpleNamespace(logits=said(model.lm_head, states))
 
     ids = tiny.ids(batch=3)
     rows, places = torch.tensor([0, 2, 2]), torch.tensor([1, 4, 0])

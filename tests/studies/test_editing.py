@@ -245,6 +245,7 @@ def test_a_host_of_cities_reads_of_every_one_in_several_orders() -> None:
     written = editing_host.written(LANDS, cities, ["nothing " * 500])
     about = [text for text in written if not text.startswith("nothing")]
     assert len(about) == 2 * editing_host.TEXTS
+    assert len(set(about)) > editing_host.TEXTS
     ways = [editing_records.RELATIONS["country"].prompt, *editing_records.RELATIONS["country"].paraphrases]
     assert all(any(f"{way.replace('{}', 'Hav')} {LANDS[0].name}." in text for text in about) for way in ways)
     assert any(text.count(".") == 2 for text in about)
