@@ -16,7 +16,7 @@ from vademecum import hosts
 from vademecum.editing import prompts
 from vademecum.editing.edit import overlays
 from vademecum.editing.facts import Fact
-from vademecum.editing.learning import MEASURED, TOGETHER, WAYS, descend, kept_steps, line_of, ways_of
+from vademecum.editing.learning import MEASURED, TOGETHER, WAYS, Pace, descend, kept_steps, line_of, ways_of
 from vademecum.editing.locating import clean, tokens_of
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.reading import measures_of
@@ -27,6 +27,8 @@ from vademecum.memory.rewrites import Rewrites
 
 #: Other things said of a subject that are held to what the model says, since the same rows are read there.
 HELD = 10
+#: Rows are read wherever their tokens stand, so they are moved more gently than entries.
+PACE = Pace(60, 0.08, 15)
 
 
 def into_rows(
@@ -92,7 +94,7 @@ def into_rows(
             keep = [text for fact in facts for text in fact.keep] + _said_there(model, ids[numbers])
             kept = kept_steps(model, tokenizer, list(dict.fromkeys(keep)))
             kept += [tokens_of(tokenizer, text) for fact in facts for text in _held(tokenizer, fact)]
-            descend(model, host, tables, lines, kept, 0, values=values, keeping=1.0 / HELD)
+            descend(model, host, tables, lines, kept, 0, values=values, keeping=1.0 / HELD, pace=PACE)
         for whole, table in zip(content.differences, tables, strict=True):
             whole[numbers] = table.detach().cpu()
         seconds = (time.perf_counter() - begun) / len(numbers)

@@ -44,8 +44,8 @@ class Pace:
 
 
 #: In few layers much must be said, so steps grow; most hosts are done before. Some facts are overshot by that: they are
-#: learned again at one size.
-FIRST, AGAIN = Pace(60, 0.08, 15), Pace(120, 0.08, 120)
+#: learned again at one size, and a smaller one.
+FIRST, AGAIN = Pace(60, 0.16, 15), Pace(120, 0.08, 120)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def descend(
     values: Sequence[float],
     keeping: float = 1.0,
     apart: bool = False,
-    pace: Pace = FIRST,
+    pace: Pace,
 ) -> None:
     """Move ``tables``, which begin at zero, until the targets are said, whichever way they are asked for.
 

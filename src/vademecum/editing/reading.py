@@ -17,13 +17,16 @@ from vademecum.editing.locating import tokens_of
 from vademecum.surgery import knocked_out
 
 T = TypeVar("T")
-#: Texts of a forward that only looks, and how many times as many a GPU looks at, which is idle at so few.
-LOOKED_AT, ON_GPU = 32, 8
+#: Texts of a forward that only looks.
+LOOKED_AT = 32
+#: How many times as many go together where so few leave the processor idle: on a GPU, and in a host so narrow.
+ON_GPU, OF_NARROW, NARROW = 8, 4, 256
 
 
 def batches(model: Any, things: Sequence[T], count: int) -> Iterator[Sequence[T]]:
-    """``things`` in order, ``count`` at a time, or several times as many where the model is on a GPU."""
-    together = count * (ON_GPU if model.device.type == "cuda" else 1)
+    """``things`` in order, ``count`` at a time, or several times as many where the processor would be idle."""
+    narrow = model.get_input_embeddings().embedding_dim <= NARROW
+    together = count * (ON_GPU if model.device.type == "cuda" else OF_NARROW if narrow else 1)
     for start in range(0, len(things), together):
         yield things[start : start + together]
 
