@@ -249,11 +249,14 @@ def test_layers_are_given_by_number_or_by_rule(model: Any, words: Any) -> None:
             editing.plan(model, [fact], words, layers=layers)
 
 
-def test_an_edit_that_does_not_fit_leaves_the_model_bare(edits: Any) -> None:
-    other = tiny.host("qwen3")
-    with pytest.raises((ValueError, RuntimeError)):
-        editing.Edit(other, edits[0]).apply()
-    assert not hasattr(other, "vademecum")
+def test_an_edit_of_another_host_leaves_the_model_bare(taught: Any, edits: Any) -> None:
+    alike = copy.deepcopy(taught)
+    with torch.no_grad():
+        alike.get_input_embeddings().weight.mul_(1.5)
+    for other, why in ((tiny.host("qwen3"), "hidden"), (alike, "other weights of the same shape")):
+        with pytest.raises(ValueError, match=f"this edit was made for another model: .*{why}"):
+            editing.Edit(other, edits[0]).apply()
+        assert not hasattr(other, "vademecum")
 
 
 def test_two_overlays_joined_in_either_order_give_the_same_bits(taught: Any, words: Any, edits: Any) -> None:

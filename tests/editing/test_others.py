@@ -20,7 +20,7 @@ from tests.editing import world
 from vademecum import editing, files
 from vademecum.editing import overlay, prompts
 from vademecum.editing.measuring import measured
-from vademecum.editing.others import DRAWN, to_ask
+from vademecum.editing.others import DRAWN, to_ask, touched
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.reading import greedy, next_ids
 
@@ -258,3 +258,30 @@ def test_the_likeliest_next_token_of_many_texts_is_that_of_each_alone(name: str,
         alone = [int(model(input_ids=torch.tensor([text])).logits[0, -1].argmax()) for text in texts]
     assert next_ids(model, texts) == alone
     assert next_ids(model, []) == []
+
+
+def test_what_a_change_cannot_touch_is_not_asked_again(
+    model: Any, words: Any, edits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vademecum.editing import measuring
+
+    both = edits[1].joined(edits[0])  # what comes is about Dorne
+    far = next(number for number, one in enumerate(both.written) if one.fact.subject == "San Lorenzo")
+    asked: list[str] = []
+    real = measuring.greedy
+
+    def noted(model: Any, tokenizer: Any, texts: list[str], tokens: int) -> list[str]:
+        asked.extend(texts)
+        return real(model, tokenizer, texts, tokens)
+
+    monkeypatch.setattr(measuring, "greedy", noted)
+    found = measured(model, words, both)
+    assert asked == ["The coin of Dorne is", "The capital of Dorne is"]
+    assert found.written[far] == both.written[far]
+    # What is to be kept of a fact, or what was said of it, may name what came: then it is asked again.
+    here = both.written[far]
+    keep = dataclasses.replace(here.fact, keep=("San Lorenzo lies near Dorne and",))
+    for other in (dataclasses.replace(here, fact=keep), dataclasses.replace(here, after="Arv, as Dorne")):
+        written = [other if number == far else one for number, one in enumerate(both.written)]
+        assert touched(dataclasses.replace(both, written=tuple(written))) == [0, 1, 2]
+    assert touched(both.moved("remove", (), (2,))) == [0]

@@ -72,8 +72,9 @@ class Edit:
         """Put it on the model, beside whatever is there; edits may come in any order.
 
         Raises:
-            ValueError: it is on already, has nothing to say, contradicts an edit that is on, or the model is compiled
-                or being recorded, or runs within torch.inference_mode(). The model is then unchanged.
+            ValueError: it is on already, has nothing to say, contradicts an edit that is on, was made for another
+                host, or the model is compiled or being recorded, or runs within torch.inference_mode(). The model is
+                then unchanged.
         """
         hosts.require_uncompiled(self.model)
         if torch.is_inference_mode_enabled():
@@ -85,6 +86,7 @@ class Edit:
             raise ValueError("this edit is applied already; call undo() first.")
         if not self.overlay.active:
             raise ValueError("this edit holds no fact that could be applied.")
+        fingerprint.require_same(self.overlay.made_for, fingerprint.of_model(self.model), "this edit")
         there = [fact for other in overlays(self.model) for fact in other.facts]
         require_agreement(self.overlay.facts, there)
         self.overlay.content.put(self.model, self.overlay)

@@ -62,11 +62,16 @@ def _set(settings: dict[str, Any]) -> dict[str, Any]:
 
 def of(model: nn.Module, tokenizer: Any) -> dict[str, Any]:
     """Everything that an overlay must find again."""
-    root = getattr(model, ROOT, None)
-    shape = root.shape if isinstance(root, Memories) else hosts.find(model).shape
-    found = {"shape": shape.to_dict(), "weights": of_host(model), "tokenizer": of_tokenizer(tokenizer)}
+    found = {**of_model(model), "tokenizer": of_tokenizer(tokenizer)}
     cuts = of_cuts(tokenizer)
     return found if cuts is None else {**found, "cuts": cuts}
+
+
+def of_model(model: nn.Module) -> dict[str, Any]:
+    """What an overlay must find again in a model, whose tokenizer is not at hand."""
+    root = getattr(model, ROOT, None)
+    shape = root.shape if isinstance(root, Memories) else hosts.find(model).shape
+    return {"shape": shape.to_dict(), "weights": of_host(model)}
 
 
 def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -75,7 +80,7 @@ def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def require_same(made_for: dict[str, Any], found: dict[str, Any], what: str) -> None:
-    """Raise ValueError, naming what differs."""
+    """Raise ValueError, naming what differs of what ``found`` says; of a model alone it says no tokenizer."""
     different = [
         f"{key} {made_for['shape'].get(key)!r} (here {value!r})"
         for key, value in found["shape"].items()
@@ -84,7 +89,7 @@ def require_same(made_for: dict[str, Any], found: dict[str, Any], what: str) -> 
     if not different and made_for["weights"] != found["weights"]:
         different = ["other weights of the same shape (float16 rounds to others; float32 and bfloat16 count the same)"]
     cuts = found.get("cuts", made_for.get("cuts"))
-    if made_for["tokenizer"] != found["tokenizer"]:
+    if made_for["tokenizer"] != found.get("tokenizer", made_for["tokenizer"]):
         different.append("another tokenizer")
     elif made_for.get("cuts", cuts) != cuts:
         different.append(

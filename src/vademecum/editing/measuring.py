@@ -8,7 +8,7 @@ from typing import Any
 from vademecum.editing.agreement import answered, plain
 from vademecum.editing.learning import KEPT_TOKENS, longest
 from vademecum.editing.locating import tokens_of
-from vademecum.editing.others import to_ask
+from vademecum.editing.others import to_ask, touched
 from vademecum.editing.overlay import Overlay
 from vademecum.editing.reading import greedy, next_ids, went_on
 
@@ -16,10 +16,13 @@ from vademecum.editing.reading import greedy, next_ids, went_on
 def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
     """The overlay with what the model says when all of it is on.
 
-    It is asked every prompt, all that is to be kept, and what :func:`vademecum.editing.others.to_ask` draws, of which
-    only how it begins is looked at: one forward each before and after.
+    It is asked the prompts, and all that is to be kept, of the facts that its last change may have touched; and what
+    :func:`vademecum.editing.others.to_ask` draws, of which only how it begins is looked at: one forward each before and
+    after.
     """
-    prompts_, kept = [one.prompt for one in overlay.facts], [text for one in overlay.facts for text in one.keep]
+    own = touched(overlay)
+    facts = [overlay.written[number].fact for number in own]
+    kept = [text for one in facts for text in one.keep]
     if kept:
         # What one fact kept, a later one may have been written to answer: that is no harm done.
         elsewhere = answered(overlay.facts)
@@ -31,19 +34,17 @@ def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
     asked = [tokens_of(tokenizer, text) for text in drawn]
     began = next_ids(model, asked)
     with overlay.on(model):
-        said = iter(greedy(model, tokenizer, prompts_, longest(tokenizer, overlay.facts)))
+        said = greedy(model, tokenizer, [one.prompt for one in facts], longest(tokenizer, facts)) if facts else []
         goes = went_on(model, stay, KEPT_TOKENS)
         begins = next_ids(model, asked)
     disturbed = {text for text, a, b in zip(kept, went, goes, strict=True) if a != b}
     moved = {text for text, a, b in zip(drawn, began, begins, strict=True) if a != b}
     written = list(overlay.written)
-    for number in overlay.active:
+    for number, after in zip(own, said, strict=True):
         one = written[number]
-        one = dataclasses.replace(
-            one, after=next(said), disturbed=tuple(text for text in one.fact.keep if text in disturbed)
-        )
-        if number in others:
-            texts = others[number]
-            one = dataclasses.replace(one, asked=texts, moved=tuple(text for text in texts if text in moved))
-        written[number] = one
+        harmed = tuple(text for text in one.fact.keep if text in disturbed)
+        written[number] = dataclasses.replace(one, after=after, disturbed=harmed)
+    for number, texts in others.items():
+        seen = tuple(text for text in texts if text in moved)
+        written[number] = dataclasses.replace(written[number], asked=texts, moved=seen)
     return overlay.said_now(written)

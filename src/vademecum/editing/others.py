@@ -99,16 +99,40 @@ def _aside(tokenizer: Any, fact: Fact, neighbour: str | None, draw: random.Rando
     return [text] if clean(tokenizer, text, fact.subject) else []
 
 
+def touched(overlay: Overlay) -> list[int]:
+    """Numbers of the facts of ``overlay`` that may be answered otherwise since its last change; all where none is told.
+
+    Text in which nothing is named that came or is silent has the bits that it had, so what was said of it stands.
+    """
+    if overlay.content.spills or not overlay.journal:
+        return list(overlay.active)
+    came, names = overlay.journal[-1]["came"], _moving(overlay)
+
+    def texts(one: Written) -> tuple[str, ...]:
+        return (one.fact.prompt, one.after, *one.fact.keep)
+
+    return [
+        number
+        for number in overlay.active
+        if number in came or any(name in text for text in texts(overlay.written[number]) for name in names)
+    ]
+
+
 def _anew(overlay: Overlay, found: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
     """Those of ``found`` that name, now or as they were asked before, what came last or what is silent."""
-    came = overlay.journal[-1]["came"]
-    moving = [number for number in range(len(overlay.written)) if number in came or number not in overlay.active]
-    names = {name for number in moving for name in _names(overlay.written[number].fact)}
+    names = _moving(overlay)
     return {
         number: texts
         for number, texts in found.items()
         if any(name in text for text in (*texts, *overlay.written[number].asked) for name in names)
     }
+
+
+def _moving(overlay: Overlay) -> set[str]:
+    """Names of what came last and of what is silent."""
+    came = overlay.journal[-1]["came"]
+    moving = [number for number in range(len(overlay.written)) if number in came or number not in overlay.active]
+    return {name for number in moving for name in _names(overlay.written[number].fact)}
 
 
 def _names(fact: Fact) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ from vademecum.memory.sites import SiteWrapper
 
 _log = logging.getLogger(__name__)
 
+#: Facts that one error names at most.
+SHOWN = 5
 #: What facts can be planned into, and how.
 PLANNERS: Mapping[str, Any] = MappingProxyType({AsEntries.name: into_entries, AsRows.name: into_rows})
 
@@ -204,7 +206,8 @@ def _require_news(facts: Sequence[Fact], before: Sequence[str]) -> None:
         if says(said, fact.target)
     ]
     if known:
+        more = f", and {len(known) - SHOWN} of the other {len(facts) - SHOWN} facts" if len(known) > SHOWN else ""
         raise ValueError(
-            f"the model says {'; '.join(known)} already; leave that out, give another target, or take out the entry "
-            f"that says otherwise ('vademecum edit remove')."
+            f"the model says {'; '.join(known[:SHOWN])}{more} already; leave that out, give another target, or take "
+            f"out the entry that says otherwise ('vademecum edit remove')."
         )

@@ -19,16 +19,18 @@ from vademecum.studies.editing_scores import MEASURES
 Found = Mapping[tuple[str, int, int], Mapping[str, Any]]
 """Scores by method, number of edits and seed."""
 
-#: What is drawn, and whether it is a share.
+#: What is drawn, and on which scale.
 DRAWN = {
-    "efficacy": True,
-    "paraphrase": True,
-    "same subject": True,
-    "neighbours": True,
-    "turned": True,
-    "negation": True,
-    "two-hop": True,
-    "perplexity": False,
+    "efficacy": "share",
+    "paraphrase": "share",
+    "same subject": "share",
+    "neighbours": "share",
+    "turned": "share",
+    "negation": "share",
+    "two-hop": "share",
+    "perplexity": "log",
+    "perplexity, subject": "log",
+    "fluency": "linear",
 }
 COSTS = {"seconds_per_edit": "seconds per edit", "bytes_per_edit": "bytes per edit"}
 LIMITS = (
@@ -90,9 +92,9 @@ def draw(found: Found, titles: Mapping[str, str]) -> Drawing:
 
     counts = _counts(found)
     with style.styled():
-        figure, axes = style.canvas(columns=4, rows=2, width=12.0, height=5.6, sharex=True)
+        figure, axes = style.canvas(columns=5, rows=2, width=14.0, height=5.6, sharex=True)
         looks = style.looks(_methods(found), "prompt")
-        for axis, (name, share) in zip(axes, DRAWN.items(), strict=True):
+        for axis, (name, scale) in zip(axes, DRAWN.items(), strict=True):
             for method in _methods(found):
                 shown = [(count, e) for count in counts if (e := estimates(found, method, count, name)) is not None]
                 if not shown:
@@ -107,20 +109,20 @@ def draw(found: Found, titles: Mapping[str, str]) -> Drawing:
             axis.set_xscale("log")
             axis.set_xticks(counts, [f"{count:,}" for count in counts])
             axis.minorticks_off()
-            if share:
+            if scale == "share":
                 axis.set_ylim(-0.03, 1.03)
-            else:
+            elif scale == "log":
                 axis.set_yscale("log")
                 axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # all nine of a decade would overlap
                 axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
-        for axis in axes[-4:]:
+        for axis in axes[-5:]:
             axis.set_xlabel("edits in place")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
     caption = (
         "Lines are means over seeds, bands reach from the lowest to the highest. Shares of what was asked; perplexity "
-        "of texts without a subject."
+        "of texts without a subject and of others with one; fluency in bits."
     )
     return Drawing("editing", _title(found), caption, figure)
 
