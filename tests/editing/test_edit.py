@@ -12,7 +12,7 @@ import vademecum as vm
 from tests import tiny
 from tests.editing import world
 from vademecum import editing, hosts
-from vademecum.editing import into_entries, learning
+from vademecum.editing import into_entries, learning, reading
 from vademecum.editing.measuring import measured
 from vademecum.editing.reading import greedy, measures_of
 
@@ -247,6 +247,31 @@ def test_layers_are_given_by_number_or_by_rule(model: Any, words: Any) -> None:
     for layers in ("3", ["3"], []):
         with pytest.raises(ValueError, match=r"plan\(layers=.*expected 'all', 'middle', a list of layer numbers"):
             editing.plan(model, [fact], words, layers=layers)
+
+
+def test_facts_are_learned_some_at_a_time_above_layers_that_rest(
+    model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = [
+        editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark"),
+        editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol"),
+        editing.Fact(subject="San Lorenzo", prompt="The capital of San Lorenzo is", target="Arv"),
+    ]
+    monkeypatch.setattr(into_entries, "TOGETHER", 2)
+    monkeypatch.setattr(reading, "OF_NARROW", 1)
+    beside: list[int] = []
+    real = into_entries.descend
+
+    def noted(model: Any, host: Any, tables: Any, lines: Any, *rest: Any, **more: Any) -> None:
+        beside.append(len(lines))
+        real(model, host, tables, lines, *rest, **more)
+
+    monkeypatch.setattr(into_entries, "descend", noted)
+    edit = editing.plan(model, facts, words, layers=[1, 2, 3]).apply()
+    assert beside[:2] == [2, 1]
+    assert not edit.failed
+    said = greedy(model, words, [fact.prompt for fact in facts], 1)
+    assert [text.strip() for text in said] == [fact.target for fact in facts]
 
 
 def test_an_edit_of_another_host_leaves_the_model_bare(taught: Any, edits: Any) -> None:

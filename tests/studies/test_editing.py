@@ -170,7 +170,7 @@ def test_a_rank_one_update_puts_the_value_where_the_key_is(taught: Any, words: A
     method.write(model, words, [fact], print)
     down = model.model.layers[1].mlp.down_proj.weight - own.weight
     torch.testing.assert_close(down @ bare, moved, rtol=1e-3, atol=1e-4)
-    # One layer above it cannot say the target by what one feed-forward says of the subject, but it comes nearer.
+    # Two layers above it cannot say the target by what one feed-forward says of the subject, but it comes nearer.
     prompt, wanted = words(fact.prompt, return_tensors="pt").input_ids, words("Bor").input_ids[0]
     then, now = (one(input_ids=prompt).logits[0, -1].log_softmax(-1)[wanted] for one in (taught, model))
     assert now > then + 0.5

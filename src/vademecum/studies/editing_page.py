@@ -49,8 +49,10 @@ LIMITS = (
     "perplexity of texts with a subject, which are drawn for each number of edits.",
     "Nothing that is asked is a text that entries learn from; other relations of the same subject are asked for in "
     "words of their own.",
-    "Intervals are Student\u2019s t, 95 %, over seeds, which draw facts and targets; many numbers are looked at and "
-    "the intervals are not widened for that.",
+    "Intervals are Student\u2019s t, 95 %, over seeds, which draw facts and targets of one host; many numbers are "
+    "looked at and the intervals are not widened for that. Another training of a small host is not among them.",
+    "A small host that is trained here has read the sentences that entries are learned from and those that ask for "
+    "paraphrases, of every city with its true land, and pieces of the texts whose perplexity is measured.",
 )
 
 
