@@ -111,28 +111,25 @@ def touched(overlay: Overlay) -> list[int]:
     def texts(one: Written) -> tuple[str, ...]:
         return (one.fact.prompt, one.after, *one.fact.keep)
 
-    return [
-        number
-        for number in overlay.active
-        if number in came or any(name in text for text in texts(overlay.written[number]) for name in names)
-    ]
+    return [number for number in overlay.active if number in came or _named(names, texts(overlay.written[number]))]
 
 
 def _anew(overlay: Overlay, found: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
     """Those of ``found`` that name, now or as they were asked before, what came last or what is silent."""
     names = _moving(overlay)
-    return {
-        number: texts
-        for number, texts in found.items()
-        if any(name in text for text in (*texts, *overlay.written[number].asked) for name in names)
-    }
+    return {number: texts for number, texts in found.items() if _named(names, (*texts, *overlay.written[number].asked))}
 
 
 def _moving(overlay: Overlay) -> set[str]:
-    """Names of what came last and of what is silent."""
+    """Names of what came last and of what is silent, as :func:`vademecum.editing.agreement.plain` has them."""
     came = overlay.journal[-1]["came"]
     moving = [number for number in range(len(overlay.written)) if number in came or number not in overlay.active]
-    return {name for number in moving for name in _names(overlay.written[number].fact)}
+    return {plain(name) for number in moving for name in _names(overlay.written[number].fact)}
+
+
+def _named(names: set[str], texts: Sequence[str]) -> bool:
+    """Whether one of ``names`` stands in one of ``texts``, or what a tokenizer may read as one."""
+    return any(name in text for text in map(plain, texts) for name in names)
 
 
 def _names(fact: Fact) -> tuple[str, ...]:
