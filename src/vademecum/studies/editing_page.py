@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,36 @@ from vademecum.studies.editing_scores import MEASURES
 Found = Mapping[tuple[str, int, int], Mapping[str, Any]]
 """Scores by method, number of edits and seed."""
 
-#: What is drawn, and on which scale.
-DRAWN = {
-    "efficacy": "share",
-    "paraphrase": "share",
-    "same subject": "share",
-    "neighbours": "share",
-    "turned": "share",
-    "negation": "share",
-    "two-hop": "share",
-    "perplexity": "log",
-    "perplexity, subject": "log",
-    "fluency": "linear",
+
+def _of_shares(axis: Any) -> None:
+    axis.set_ylim(-0.03, 1.03)
+
+
+def _of_decades(axis: Any) -> None:
+    from matplotlib.ticker import LogLocator
+
+    axis.set_yscale("log")
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # all nine of a decade would overlap
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+
+
+def _as_it_is(axis: Any) -> None:
+    """Whatever reaches from the lowest to the highest."""
+
+
+#: What is drawn, and what makes its scale.
+DRAWN: Mapping[str, Callable[[Any], None]] = {
+    "efficacy": _of_shares,
+    "paraphrase": _of_shares,
+    "same subject": _of_shares,
+    "neighbours": _of_shares,
+    "turned": _of_shares,
+    "negation": _of_shares,
+    "two-hop": _of_shares,
+    "perplexity": _of_decades,
+    "perplexity, subject": _of_decades,
+    "fluency": _as_it_is,
 }
 COSTS = {"seconds_per_edit": "seconds per edit", "bytes_per_edit": "bytes per edit"}
 LIMITS = (
@@ -90,8 +108,6 @@ def table(found: Found) -> str:
 
 def draw(found: Found, titles: Mapping[str, str]) -> Drawing:
     """Every measure over the number of edits."""
-    from matplotlib.ticker import LogLocator
-
     counts = _counts(found)
     with style.styled():
         figure, axes = style.canvas(columns=5, rows=2, width=14.0, height=5.6, sharex=True)
@@ -111,13 +127,7 @@ def draw(found: Found, titles: Mapping[str, str]) -> Drawing:
             axis.set_xscale("log")
             axis.set_xticks(counts, [f"{count:,}" for count in counts])
             axis.minorticks_off()
-            if scale == "share":
-                axis.set_ylim(-0.03, 1.03)
-            elif scale == "log":
-                axis.set_yscale("log")
-                axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # all nine of a decade would overlap
-                axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-                axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+            scale(axis)
         for axis in axes[-5:]:
             axis.set_xlabel("edits in place")
         handles, labels = axes[0].get_legend_handles_labels()
