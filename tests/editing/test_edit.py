@@ -9,12 +9,11 @@ import pytest
 import torch
 
 import vademecum as vm
-from tests import tiny
 from tests.editing import world
-from vademecum import editing, hosts
-from vademecum.editing import into_entries, learning, reading
+from vademecum import editing
+from vademecum.editing import into_entries
 from vademecum.editing.measuring import measured
-from vademecum.editing.reading import greedy, measures_of
+from vademecum.editing.reading import greedy
 
 
 def logits(model: Any, words: Any, text: str) -> torch.Tensor:
@@ -176,7 +175,6 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
 def test_a_failure_while_rows_are_learned_leaves_the_model_as_it_was(
     model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vademecum.editing import into_entries
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -249,41 +247,6 @@ def test_layers_are_given_by_number_or_by_rule(model: Any, words: Any) -> None:
             editing.plan(model, [fact], words, layers=layers)
 
 
-def test_facts_are_learned_some_at_a_time_above_layers_that_rest(
-    model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    facts = [
-        editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark"),
-        editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol"),
-        editing.Fact(subject="San Lorenzo", prompt="The capital of San Lorenzo is", target="Arv"),
-    ]
-    monkeypatch.setattr(into_entries, "TOGETHER", 2)
-    monkeypatch.setattr(reading, "OF_NARROW", 1)
-    beside: list[int] = []
-    real = into_entries.descend
-
-    def noted(model: Any, host: Any, tables: Any, lines: Any, *rest: Any, **more: Any) -> None:
-        beside.append(len(lines))
-        real(model, host, tables, lines, *rest, **more)
-
-    monkeypatch.setattr(into_entries, "descend", noted)
-    edit = editing.plan(model, facts, words, layers=[1, 2, 3]).apply()
-    assert beside[:2] == [2, 1]
-    assert not edit.failed
-    said = greedy(model, words, [fact.prompt for fact in facts], 1)
-    assert [text.strip() for text in said] == [fact.target for fact in facts]
-
-
-def test_an_edit_of_another_host_leaves_the_model_bare(taught: Any, edits: Any) -> None:
-    alike = copy.deepcopy(taught)
-    with torch.no_grad():
-        alike.get_input_embeddings().weight.mul_(1.5)
-    for other, why in ((tiny.host("qwen3"), "hidden"), (alike, "other weights of the same shape")):
-        with pytest.raises(ValueError, match=f"this edit was made for another model: .*{why}"):
-            editing.Edit(other, edits[0]).apply()
-        assert not hasattr(other, "vademecum")
-
-
 def test_two_overlays_joined_in_either_order_give_the_same_bits(taught: Any, words: Any, edits: Any) -> None:
     found = []
     for one in (edits[0].joined(edits[1]), edits[1].joined(edits[0])):
@@ -291,76 +254,6 @@ def test_two_overlays_joined_in_either_order_give_the_same_bits(taught: Any, wor
         editing.Edit(model, one).apply()
         found.append(logits(model, words, "The capital of Dorne is Hol and the coin of Dorne is"))
     assert torch.equal(*found)
-
-
-def test_facts_that_are_learned_sooner_than_others_hold_all_the_same(model: Any, words: Any) -> None:
-    """Rows lie in the order in which entries speak, and each is left alone when its own fact is learned."""
-    lands = ("Aland", "Borduria", "Cascara", "Elbonia", "Genovia", "Hav")
-    facts = [
-        editing.Fact(subject=land, prompt=f"The capital of {land} is", target=world.CAPITALS[-1 - number])
-        for number, land in enumerate(lands)
-    ]
-    edit = editing.plan(model, facts, words)
-    assert edit.overlay.order != edit.overlay.active
-    assert edit.failed == []
-
-
-@pytest.mark.parametrize("steps", [0, 3])
-def test_what_is_not_said_at_first_is_learned_again(
-    model: Any, words: Any, monkeypatch: pytest.MonkeyPatch, steps: int
-) -> None:
-    facts = [
-        editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark"),
-        editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol"),
-        editing.Fact(subject="San Lorenzo", prompt="The capital of San Lorenzo is", target="Arv"),
-    ]
-    stages: list[str] = []
-    monkeypatch.setattr(into_entries, "FIRST", learning.Pace(steps, 0.08, 15))
-    names = [name for name, _ in model.named_modules()]
-    edit = editing.plan(model, facts, words, stage=stages.append)
-    assert any(stage.startswith("learning again") for stage in stages)
-    assert not edit.failed
-    assert [name for name, _ in model.named_modules()] == names
-    monkeypatch.setattr(into_entries, "AGAIN", learning.Pace(0, 0.08, 15))
-    assert editing.plan(model, facts, words).failed  # so it was the second time that did it
-
-
-def test_a_row_that_was_left_does_not_go_on_by_what_adam_remembers() -> None:
-    table = torch.nn.Parameter(torch.zeros(3, 2))
-    optimizer = torch.optim.Adam([table], lr=0.1)
-    learning._step(optimizer, [table], [torch.ones(3, 2)], torch.tensor([0, 1, 2]))
-    first = table.detach().clone()
-    assert (first != 0).all()
-    learning._step(optimizer, [table], [torch.ones(3, 2)], torch.tensor([2]))
-    assert torch.equal(table[:2], first[:2])
-    assert (table[2] < first[2]).all()
-
-
-def test_what_values_measure_is_read_without_the_first_token(taught: Any, words: Any) -> None:
-    host = hosts.find(taught)
-    texts = [words(text).input_ids for text in ("The capital of Dorne is", "Hav")]
-    seen: list[torch.Tensor] = []
-    handle = host.module(1, "value").register_forward_hook(lambda _, __, out: seen.append(out.detach()))
-    with torch.no_grad():
-        for text in texts:
-            taught(input_ids=torch.tensor([text]))
-    handle.remove()
-    whole = torch.cat([seen[0][0, 1:], seen[1][0]])
-    assert measures_of(taught, host, texts, [1]) == pytest.approx([float(whole.square().mean().sqrt())], rel=1e-5)
-
-
-@pytest.mark.parametrize("name", [*tiny.HOSTS])
-def test_what_values_measure_is_of_values_alone(name: str) -> None:
-    model = tiny.host(name).eval()
-    host = hosts.find(model)
-    seen: list[torch.Tensor] = []
-    handle = host.module(1, "value").register_forward_hook(lambda _, __, out: seen.append(out.detach()))
-    with torch.no_grad():
-        model(input_ids=tiny.ids(batch=1))
-    handle.remove()
-    value = host.family.slice.split(seen[0], host.shape.value_heads, host.shape.value_dim)[0, 1:]
-    found = measures_of(model, host, [tiny.ids(batch=1)[0].tolist()], [1])
-    assert found == pytest.approx([float(value.square().mean().sqrt())], rel=1e-4)
 
 
 @pytest.mark.parametrize(

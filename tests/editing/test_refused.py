@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 import transformers as tf
 
 import vademecum as vm
+from tests import tiny
 from vademecum import editing
+from vademecum.editing import planning
 from vademecum.editing.reading import greedy
 
 
@@ -89,3 +92,22 @@ def test_a_text_that_is_longer_than_the_hosts_places_is_refused(model: Any, word
     assert greedy(few, words, [short], 5)
     # A host that turns by places reads on beyond those it was trained on.
     assert greedy(model, words, [" ".join([long] * 2)], 1)
+
+
+def test_one_error_names_five_facts_and_counts_the_others() -> None:
+    facts = [editing.Fact(subject=name, prompt=f"The coin of {name} is", target="mark") for name in "ABCDEFG"]
+    with pytest.raises(ValueError, match=r"says 'mark' .*of E is', and 1 of the other 2 facts already; leave") as told:
+        planning._require_news(facts, ["mark"] * 6 + ["peso"])
+    assert "of F is" not in str(told.value)
+    with pytest.raises(ValueError, match=r"of E is' already; leave"):
+        planning._require_news(facts, ["mark"] * 5 + ["peso"] * 2)
+
+
+def test_an_edit_of_another_host_leaves_the_model_bare(taught: Any, edits: Any) -> None:
+    alike = copy.deepcopy(taught)
+    with torch.no_grad():
+        alike.get_input_embeddings().weight.mul_(1.5)
+    for other, why in ((tiny.host("qwen3"), "hidden"), (alike, "other weights of the same shape")):
+        with pytest.raises(ValueError, match=f"this edit was made for another model: .*{why}"):
+            editing.Edit(other, edits[0]).apply()
+        assert not hasattr(other, "vademecum")
