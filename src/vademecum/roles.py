@@ -9,7 +9,8 @@ from torch import nn
 from vademecum.memory.base import Role
 from vademecum.surgery import memories
 
-#: Step of each role relative to the host's, before a module's own ``lr_scale`` (see docs/log.md for how it was found).
+#: Step of each role relative to the host's, before a module's own ``lr_scale`` (how it was found:
+#: docs/log-2026-11-25.md).
 LR_RATIO = {Role.HOST: 1.0, Role.ROUTER: 1.0, Role.EXPERT: 0.5, Role.BANK: 60.0}
 
 

@@ -191,7 +191,7 @@ METHOD = (
         "the start: otherwise more slots would also mean larger steps. Experts\u2019 matrices take {expert:g} times "
         "the host\u2019s rate, their routers {router:g} times. All of these ratios and the memory\u2019s starting "
         "values were chosen by searches on factbook\u2019s held-out text, with a host of the demo\u2019s size "
-        "(docs/log.md, decision 0004).",
+        "(docs/log-2026-11-25.md, decision 0004).",
     ),
 )
 
