@@ -67,8 +67,23 @@ def test_what_is_not_said_at_first_is_learned_again(
     assert any(stage.startswith("learning again") for stage in stages)
     assert not edit.failed
     assert [name for name, _ in model.named_modules()] == names
-    monkeypatch.setattr(into_entries, "AGAIN", learning.Pace(0, 0.08, 15))
+    monkeypatch.setattr(into_entries, "AGAIN", ())
     assert editing.plan(model, facts, words).failed  # so it was the second time that did it
+
+
+def test_what_is_missed_twice_is_learned_further(model: Any, words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = [
+        editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark"),
+        editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol"),
+    ]
+    stages: list[str] = []
+    monkeypatch.setattr(into_entries, "FIRST", learning.Pace(0, 0.08, 15))
+    further = into_entries.AGAIN[1:]
+    monkeypatch.setattr(into_entries, "AGAIN", (learning.Pace(1, 0.001, 15), *further))
+    assert not editing.plan(model, facts, words, stage=stages.append).failed
+    assert [stage for stage in stages if stage.startswith("learning again")] == ["learning again, 2 of 2"] * 2
+    monkeypatch.setattr(into_entries, "AGAIN", into_entries.AGAIN[:1])
+    assert len(editing.plan(model, facts, words).failed) == 2
 
 
 def test_a_row_that_was_left_does_not_go_on_by_what_adam_remembers() -> None:

@@ -90,15 +90,18 @@ def into_entries(
     looked_at = tuple(dataclasses.replace(one, seconds=one.seconds + looked) for one in written)
     whole = Overlay(made_for={}, written=looked_at, content=content, active=tuple(range(len(facts))))
     stage("learning")
-    numbers = list(whole.active)
-    whole = _learned(model, host, tokenizer, whole, numbers, values, FIRST, progress)
-    missed = _missed(model, tokenizer, whole)
-    if missed:
+    whole = _learned(model, host, tokenizer, whole, whole.active, values, FIRST, progress)
+    missed: Sequence[int] = whole.active
+    for pace in AGAIN:
+        missed = _missed(model, tokenizer, whole, missed)
+        if not missed:
+            break
         stage(f"learning again, {len(missed)} of {len(facts)}")
-        others = dataclasses.replace(whole, active=tuple(number for number in numbers if number not in missed))
+        again = set(missed)
+        others = dataclasses.replace(whole, active=tuple(number for number in whole.active if number not in again))
         # What another says in between may be why.
         with others.on(model):
-            whole = _learned(model, host, tokenizer, whole, missed, values, AGAIN, None)
+            whole = _learned(model, host, tokenizer, whole, missed, values, pace, None)
     return cast(AsEntries, whole.content), whole.written
 
 
@@ -146,14 +149,12 @@ def _learned(
     return dataclasses.replace(overlay, content=dataclasses.replace(content, rows=rows), written=tuple(written))
 
 
-def _missed(model: Any, tokenizer: Any, overlay: Overlay) -> list[int]:
-    """Numbers of the facts that are not said when all that was learned is on."""
-    facts = overlay.facts
+def _missed(model: Any, tokenizer: Any, overlay: Overlay, among: Sequence[int]) -> list[int]:
+    """Numbers of the facts that are not said when all that was learned is on, ``among`` those given."""
+    facts = [overlay.written[number].fact for number in among]
     with overlay.on(model):
         said = greedy(model, tokenizer, [fact.prompt for fact in facts], longest(tokenizer, facts))
-    return [
-        number for number, fact, text in zip(overlay.active, facts, said, strict=True) if not says(text, fact.target)
-    ]
+    return [number for number, fact, text in zip(among, facts, said, strict=True) if not says(text, fact.target)]
 
 
 def _groups(facts: Sequence[Fact]) -> list[list[int]]:

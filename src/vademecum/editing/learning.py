@@ -43,9 +43,11 @@ class Pace:
     doubled: int
 
 
-#: In few layers much must be said, so steps grow; most hosts are done before. Some facts are overshot by that: they are
-#: learned again at one size, and a smaller one.
-FIRST, AGAIN = Pace(60, 0.16, 15), Pace(120, 0.08, 120)
+#: In few layers much must be said, so steps grow; most hosts are done before.
+FIRST = Pace(60, 0.16, 15)
+#: What is missed is learned again: at one size, and a smaller one, where it was overshot; then, where it was not
+#: reached, with steps that grow further.
+AGAIN = (Pace(120, 0.08, 120), Pace(120, 0.16, 30))
 
 
 @dataclass(frozen=True)
