@@ -11,7 +11,7 @@ from tests.editing import world
 from vademecum import hosts
 from vademecum.editing import gating, prompts
 from vademecum.editing.facts import Fact
-from vademecum.editing.gates import ridge
+from vademecum.editing.gates import STEEP, THRESHOLD, ridge
 
 
 def test_the_ridge_parts_two_sides_however_many_tokens_each_has() -> None:
@@ -21,9 +21,18 @@ def test_the_ridge_parts_two_sides_however_many_tokens_each_has() -> None:
     own, others = torch.randn(2, 7, 40) + apart + 5.0, torch.randn(2, 60, 40) + 5.0
     weight, bias = ridge(own, others)
     new = torch.randn(2, 200, 40) + 5.0
+    half_way = STEEP * (1 - 2 * THRESHOLD)
     for tokens, wanted in ((new + apart, True), (new, False)):
         logits = torch.einsum("lnd,ld->ln", tokens, weight) + bias[:, None]
-        assert ((logits > 0) == wanted).float().mean() > 0.95
+        assert ((logits > half_way) == wanted).float().mean() > 0.95
+
+
+def test_a_gate_is_half_open_nearer_to_what_it_learned_of_its_own() -> None:
+    own, others = torch.zeros(1, 4, 2), torch.zeros(1, 9, 2)
+    own[..., 0], others[..., 0] = 3.0, -1.0
+    weight, bias = ridge(own, others)
+    there = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
+    assert (there @ weight[0] + bias[0]).tolist() == pytest.approx([2.0, -6.0, 0.0, -2.0], abs=1e-4)
 
 
 def test_where_nobody_else_is_known_the_gate_says_nothing() -> None:

@@ -14,8 +14,11 @@ from torch import Tensor
 
 #: Steps of the discriminant, its weight decay, and how much steeper than found a gate is made.
 STEPS, DECAY, SHARPNESS = 200, 0.005, 2.0
-#: The ridge, in units of a token's mean square; and the logit at one side's mean, less that at the other's.
+#: The ridge, in units of a token's mean square; and half of the logits that lie between the means of the two sides.
 RIDGE, STEEP = 0.05, 4.0
+#: Where from the others' mean to a fact's own its gate is half open. What is asked of a fact later is much like what is
+#: learned of it, while others come in words and with names that no list holds: they are met nearer to it than learned.
+THRESHOLD = 0.75
 
 
 def discriminant(asked: Tensor, other: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,9 +73,10 @@ def ridge(own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     root = torch.linalg.cholesky(products + strength[:, None, None] * eye)
     found = torch.cholesky_solve(labels.expand(len(seen), -1)[..., None], root)[..., 0]
     weight = torch.einsum("ln,lnd->ld", found, seen)
-    # A threshold half way between the two means: what each side has of examples does not move it.
+    # A threshold by the two means alone: what each side has of examples does not move it.
     scores = torch.einsum("lnd,ld->ln", seen, weight)
     mine, theirs = scores[:, : own.shape[1]].mean(1), scores[:, own.shape[1] :].mean(1)
-    weight = STEEP * 2 / (mine - theirs).clamp_min(1e-6)[:, None] * weight
-    half = STEEP * (mine + theirs) / (mine - theirs).clamp_min(1e-6)
-    return weight, -(weight * middle[:, 0]).sum(1) - half
+    apart = (mine - theirs).clamp_min(1e-6)
+    slope = 2 * STEEP / apart
+    weight = slope[:, None] * weight
+    return weight, -(weight * middle[:, 0]).sum(1) - slope * (theirs + THRESHOLD * apart)
