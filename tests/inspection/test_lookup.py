@@ -110,7 +110,7 @@ def test_the_verb_writes_a_page_for_an_overlay(tmp_path: Path, capsys: pytest.Ca
     assert cli.main(["inspect", "lookup", *given]) == 0
     said = capsys.readouterr().out
     assert "entries: 1 of 1 opened" in said
-    assert "likeliest token is Hol with the memory and Dun without" in said
+    assert "likeliest token is Hol with the edit and Dun without" in said
     folder = tmp_path / "inspect-lookup"
     page = (folder / "report.html").read_text("utf-8")
     assert "The capital of Dorne is \u2192 Hol" in page
@@ -120,6 +120,28 @@ def test_the_verb_writes_a_page_for_an_overlay(tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert cli.main(["inspect", "lookup", *given[:-1], "caf\udce9"]) != 0
     assert "is no text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("into", ["entries", "rows"])
+def test_an_edit_is_told_from_a_bank_that_the_model_has_of_its_own(into: str) -> None:
+    words: Any = world.tokenizer()
+    model = vm.attach(world.model(words, steps=1), vm.MoVE(slots=2, bank_std=0.5)).eval()
+    tiny.shake(model)
+    ids = words("The capital of Dorne is").input_ids
+    with torch.no_grad():
+        before = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    fact = editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol")
+    edit = editing.plan(model, [fact], words, into=into).apply()
+    found = lookup.look(model, ids, edit=edit)
+    assert edit.applied
+    assert torch.equal(found.without, before)
+    assert not torch.equal(found.with_memory, before)
+    assert not torch.equal(lookup.look(model, ids).without, before)  # the bank is silent there, too
+    made = make(found, Words(words.backend_tokenizer), model="m")
+    assert "with the edit" in made.headline[-1]
+    assert "<th>without the edit</th>" in made.sections["next"][1]
+    elsewhere = lookup.look(model, words("The capital of Hav is").input_ids, edit=edit)
+    assert torch.equal(elsewhere.with_memory, elsewhere.without)
 
 
 @pytest.mark.parametrize("into", ["entries", "rows"])

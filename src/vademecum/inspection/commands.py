@@ -109,7 +109,8 @@ def inspect_lookup(
     Args:
         model: folder of a run, of a comparison, or of a Transformers model; with ``overlay`` also ``smollm2``.
         text: to read.
-        overlay: file that ``vademecum edit`` wrote for that model.
+        overlay: file that ``vademecum edit`` wrote for that model; what it changes is shown, and what else is on the
+            model stays on. Without one all that the memories change is.
         arm: arm of a comparison.
         out: folder of the page; ``inspect-lookup`` beside the overlay or in the model's where None.
         echo: takes lines for the user.
@@ -125,6 +126,7 @@ def inspect_lookup(
         raise ValueError("the text is empty; give --text something to read.")
     require_text(text)
     names: dict[str, list[str]] = {}
+    edit = None
     if overlay is not None and arm is not None:
         raise ValueError(f"arm={arm!r} is of a comparison, and an overlay of one model; give the one or the other.")
     if overlay is None and model == editing_commands.SMOLLM2 and not Path(model).exists():
@@ -143,7 +145,7 @@ def inspect_lookup(
         host, ids, words = subject.model, subject.tokenizer.encode(text).ids, Words(subject.tokenizer)
         folder = subject.folder
     require_places(host, len(ids))
-    made = lookup_page.make(lookup.look(host, ids, names), words, model=model)
+    made = lookup_page.make(lookup.look(host, ids, names, edit=edit), words, model=model)
     path = page.write(Path(out) if out is not None else folder / "inspect-lookup", made)
     for line in made.headline:
         echo(line)

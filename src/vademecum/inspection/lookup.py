@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import vademecum as vm
 from vademecum.analysis.experts import layer_of
+from vademecum.editing import Edit
 from vademecum.editing.rows import rewritten
 
 
@@ -49,7 +51,8 @@ class Looked:
         ids: ``[tokens]``.
         opened: by memory.
         with_memory: ``[tokens, V]`` log probabilities of what comes next.
-        without: the same with all value memories silent.
+        without: the same without what is looked at.
+        less: what that is: "memory", all value memories, or "edit", one edit, what else is on the model staying.
         rewritten: by memory and token id, what edits rewrote the token's row for, in words; none where not known. All
             rows that edits rewrote are there, read in this text or not.
     """
@@ -58,6 +61,7 @@ class Looked:
     opened: tuple[Opened, ...]
     with_memory: Tensor
     without: Tensor
+    less: str = "memory"
     rewritten: Mapping[str, Mapping[int, Sequence[str]]] = field(default_factory=dict)
 
     def moved(self) -> Tensor:
@@ -72,13 +76,20 @@ class Looked:
         return [(int(one), float(both[0, one]), float(both[1, one])) for one in found[order]]
 
 
-def look(model: Any, ids: Sequence[int], names: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Looked:
+def look(
+    model: Any,
+    ids: Sequence[int],
+    names: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    *,
+    edit: Edit | None = None,
+) -> Looked:
     """Read a text.
 
     Args:
         model: with value memories.
         ids: of the text.
         names: by key, what the entries of a set on the model are called.
+        edit: that is on the model, to be compared with the model without it; all value memories are where None.
 
     Raises:
         ValueError: no value memory is on the model.
@@ -86,8 +97,10 @@ def look(model: Any, ids: Sequence[int], names: Mapping[str, Sequence[str]] = Ma
     given = torch.tensor([list(ids)], device=model.device)
     with torch.no_grad():
         with vm.record(model) as recording:
-            told = model(input_ids=given).logits[0].float().log_softmax(-1).cpu()
-        with vm.knocked_out(model):
+            model(input_ids=given)
+        # Read again: what is recorded is computed in another order, whose last bits differ.
+        told = model(input_ids=given).logits[0].float().log_softmax(-1).cpu()
+        with vm.knocked_out(model) if edit is None else _taken_off(edit):
             silent = model(input_ids=given).logits[0].float().log_softmax(-1).cpu()
     stats = recording.forwards[0]
     kinds = vm.memories(model).kinds
@@ -111,7 +124,16 @@ def look(model: Any, ids: Sequence[int], names: Mapping[str, Sequence[str]] = Ma
     rows = _rewritten(model)
     if not opened and not every and not rows:
         raise ValueError("the model has no value memory whose slots or entries could be looked at.")
-    return Looked(given[0].cpu(), tuple(opened), told, silent, rows)
+    return Looked(given[0].cpu(), tuple(opened), told, silent, "memory" if edit is None else "edit", rows)
+
+
+@contextmanager
+def _taken_off(edit: Edit) -> Iterator[None]:
+    edit.undo()
+    try:
+        yield
+    finally:
+        edit.apply()
 
 
 def _rewritten(model: Any) -> dict[str, dict[int, list[str]]]:

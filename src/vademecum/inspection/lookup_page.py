@@ -36,7 +36,8 @@ def make(found: Looked, words: Words, *, model: str) -> Page:
     far = [place for place in moved.argsort(descending=True)[:MOVED].tolist() if moved[place] > 1e-6]
     if far:
         shown = "".join(_next(found, words, place, _upto(words, ids, place)) for place in far if place != len(ids) - 1)
-        sections["moved"] = ("Where the memory moved most", shown or "<p>At the end of the text, shown above.</p>")
+        title = f"Where the {found.less} moved most"
+        sections["moved"] = (title, shown or "<p>At the end of the text, shown above.</p>")
     return Page(
         title="What was looked up",
         lede=(
@@ -59,13 +60,13 @@ def _headline(found: Looked, words: Words) -> list[str]:
         named = f" ({', '.join(spoke[:6])}{', ...' if len(spoke) > 6 else ''})" if spoke else ""
         lines.append(f"{one.key}: {len(spoke)} of {len(one.labels)} opened to {OPEN:g} or more{named}.")
     if not found.opened and torch.equal(found.with_memory, found.without):
-        lines.append("No entry spoke in this text: it is read as by the bare host, bit for bit.")
+        lines.append(f"No entry spoke in this text: it is read as without the {found.less}, bit for bit.")
     if edited := lookup_edited.line(found, words):
         lines.append(edited)
     before, after = (words.show(int(one[last].argmax())) for one in (found.without, found.with_memory))
     lines.append(
-        f"After the text the likeliest token is {after} with the memory and {before} without; what comes next moved by "
-        f"{float(moved[last]):.2f} bits there and by {float(moved.mean()):.2f} on average."
+        f"After the text the likeliest token is {after} with the {found.less} and {before} without; what comes next "
+        f"moved by {float(moved[last]):.2f} bits there and by {float(moved.mean()):.2f} on average."
     )
     return lines
 
@@ -92,7 +93,8 @@ def _next(found: Looked, words: Words, place: int, where: str) -> str:
     )
     return (
         f'<h3>{escape(where)}</h3><div class="scroll" tabindex="0"><table style="width:auto;min-width:20rem"><thead>'
-        f"<tr><th>next token</th><th>without</th><th>with</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<tr><th>next token</th><th>without the {found.less}</th><th>with it</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 
