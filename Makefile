@@ -26,9 +26,10 @@ setup: $(READY)  ## create .venv and install the pinned set (the other targets d
 demo: $(READY)  ## train and compare dense, MoE, MoVE and both on real text; the report goes to runs/demo
 	$(BIN)/vademecum demo --out $(DEMO) $(ARGS)
 
-# Every test computes in one thread, so as many run side by side as there are cores (ARGS="-n 0" for a debugger).
+# Every test computes in one thread, so as many run side by side as there are cores, eight at most (ARGS="-n 0" for one
+# after another, as a debugger wants them).
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 # The newest supported transformers is in constraints.txt; hooks into another library deserve the oldest as well.
 test-oldest:  ## run the contracts against the oldest transformers that is supported

@@ -41,6 +41,13 @@ def index_reachable() -> bool:
         return False
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Every core that this process may use, hyper-threads too; a process of tests takes one or two gigabytes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("network") and not index_reachable():
         pytest.skip("pip reaches no package index here")

@@ -1,4 +1,4 @@
-"""Rows are learned until they say what they shall, some facts at a time, and what is missed once more."""
+"""Rows are learned until they say what they shall, some facts at a time, and what is missed once or twice more."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def test_what_is_not_said_at_first_is_learned_again(
     ]
     stages: list[str] = []
     monkeypatch.setattr(into_entries, "FIRST", learning.Pace(steps, 0.08, 15))
+    monkeypatch.setattr(into_entries, "AGAIN", into_entries.AGAIN[:1])
     names = [name for name, _ in model.named_modules()]
     edit = editing.plan(model, facts, words, stage=stages.append)
     assert any(stage.startswith("learning again") for stage in stages)

@@ -47,11 +47,16 @@ def inspect_lookup(
         str, typer.Argument(help="Folder of a run, a comparison (then say which --arm) or a model; or smollm2.")
     ],
     text: Annotated[str, typer.Option(help="Text that is read.")],
-    overlay: Annotated[Path | None, typer.Option(help="File that 'vademecum edit' wrote for this model.")] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="File that 'vademecum edit' wrote for this model: what it changes is shown.")
+    ] = None,
     arm: OfArm = None,
     out: PageFolder = None,
 ) -> None:
-    """One text: which slots and entries speak at which token, by layer, and what comes next with and without them."""
+    """One text: which slots and entries speak at which token, by layer, and what comes next with and without them.
+
+    With --overlay it is with and without what the overlay says, and what else the model remembers stays on.
+    """
     from vademecum.inspection import commands
 
     commands.inspect_lookup(model, text, overlay=overlay, arm=arm, out=out, echo=typer.echo)

@@ -46,7 +46,7 @@ class Pace:
 #: In few layers much must be said, so steps grow; most hosts are done before.
 FIRST = Pace(60, 0.16, 15)
 #: What is missed is learned again: at one size, and a smaller one, where it was overshot; then, where it was not
-#: reached, with steps that grow further.
+#: reached, in the sizes of the first time with twice as many steps of each.
 AGAIN = (Pace(120, 0.08, 120), Pace(120, 0.16, 30))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import vademecum as vm
+from vademecum import hosts, interrupts
 from vademecum.analysis.experts import layer_of
 from vademecum.editing import Edit
 from vademecum.editing.rows import rewritten
@@ -92,8 +93,11 @@ def look(
         edit: that is on the model, to be compared with the model without it; all value memories are where None.
 
     Raises:
-        ValueError: no value memory is on the model.
+        ValueError: no value memory is on the model, or the edit is not on it; the model is compiled, or inference mode
+            is on, in which an edit cannot be taken off and put back. The model is then as it was.
     """
+    if edit is not None:
+        _require_on(edit, model)
     given = torch.tensor([list(ids)], device=model.device)
     with torch.no_grad():
         with vm.record(model) as recording:
@@ -127,13 +131,29 @@ def look(
     return Looked(given[0].cpu(), tuple(opened), told, silent, "memory" if edit is None else "edit", rows)
 
 
+def _require_on(edit: Edit, model: Any) -> None:
+    if edit.model is not model or not edit.applied:
+        raise ValueError(
+            "look was given an edit that is not on this model; call its apply(), and give the model that it is for."
+        )
+    hosts.require_uncompiled(model)
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "look was given an edit within torch.inference_mode(), where it cannot be put back; leave that block, or "
+            "write torch.no_grad() in its place."
+        )
+
+
 @contextmanager
 def _taken_off(edit: Edit) -> Iterator[None]:
-    edit.undo()
+    """Within the block the edit is off the model, and then on again, whatever became of the host since."""
+    with interrupts.finished():
+        edit.overlay.content.take(edit.model, edit.overlay)
     try:
         yield
     finally:
-        edit.apply()
+        with interrupts.finished():
+            edit.overlay.content.put(edit.model, edit.overlay)
 
 
 def _rewritten(model: Any) -> dict[str, dict[int, list[str]]]:

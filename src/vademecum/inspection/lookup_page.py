@@ -1,4 +1,7 @@
-"""The page of ``inspect lookup``: a text in colours, gates by layer, what comes next with and without the memory."""
+"""The page of ``inspect lookup``: a text in colours, gates by layer, what comes next with the memory and without.
+
+Where an overlay is looked at, with and without is of that edit alone; gates are of all memories.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +62,8 @@ def _headline(found: Looked, words: Words) -> list[str]:
         spoke = [label for label, gate in zip(one.labels, strongest.tolist(), strict=True) if gate >= OPEN]
         named = f" ({', '.join(spoke[:6])}{', ...' if len(spoke) > 6 else ''})" if spoke else ""
         lines.append(f"{one.key}: {len(spoke)} of {len(one.labels)} opened to {OPEN:g} or more{named}.")
-    if not found.opened and torch.equal(found.with_memory, found.without):
-        lines.append(f"No entry spoke in this text: it is read as without the {found.less}, bit for bit.")
+    if torch.equal(found.with_memory, found.without) and (found.less == "edit" or not found.opened):
+        lines.append(f"The {found.less} changed nothing in this text: it is read as without it, bit for bit.")
     if edited := lookup_edited.line(found, words):
         lines.append(edited)
     before, after = (words.show(int(one[last].argmax())) for one in (found.without, found.with_memory))
