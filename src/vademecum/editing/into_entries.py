@@ -97,8 +97,7 @@ def into_entries(
         if not missed:
             break
         stage(f"learning again, {len(missed)} of {len(facts)}")
-        again = set(missed)
-        others = dataclasses.replace(whole, active=tuple(number for number in whole.active if number not in again))
+        others = dataclasses.replace(whole, active=tuple(sorted({*whole.active} - {*missed})))
         # What another says in between may be why.
         with others.on(model):
             whole = _learned(model, host, tokenizer, whole, missed, values, pace, None)

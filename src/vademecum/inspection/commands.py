@@ -126,26 +126,29 @@ def inspect_lookup(
         raise ValueError("the text is empty; give --text something to read.")
     require_text(text)
     names: dict[str, list[str]] = {}
-    edit = None
+    before = None
     if overlay is not None and arm is not None:
         raise ValueError(f"arm={arm!r} is of a comparison, and an overlay of one model; give the one or the other.")
     if overlay is None and model == editing_commands.SMOLLM2 and not Path(model).exists():
         raise ValueError(f"{model} has no memory of its own to look into; give the --overlay that was written for it.")
     if overlay is not None:
         host, spoken = editing_commands.opened(model)
-        edit = open_edit(overlay, host, spoken).apply()
+        ids, words = tokens_of(spoken, text), Words(spoken.backend_tokenizer)
+        require_places(host, len(ids))
+        edit = open_edit(overlay, host, spoken)
+        before = lookup.said(host, ids)
+        edit.apply()
         called = [f"{fact.prompt} \u2192 {fact.target}" for fact in edit.ordered]
         # Entries of the model's own are no facts, and rows are no entries.
         put = [key for key, one in memories(host).shared.items() if getattr(one, "overlay", None) is edit.overlay]
         names = dict.fromkeys(put, called)
-        ids, words = tokens_of(spoken, text), Words(spoken.backend_tokenizer)
         folder = Path(overlay).resolve().parent
     else:
         subject = find(Path(model), arm)
         host, ids, words = subject.model, subject.tokenizer.encode(text).ids, Words(subject.tokenizer)
+        require_places(host, len(ids))
         folder = subject.folder
-    require_places(host, len(ids))
-    made = lookup_page.make(lookup.look(host, ids, names, edit=edit), words, model=model)
+    made = lookup_page.make(lookup.look(host, ids, names, before=before), words, model=model)
     path = page.write(Path(out) if out is not None else folder / "inspect-lookup", made)
     for line in made.headline:
         echo(line)

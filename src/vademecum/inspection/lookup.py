@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +11,7 @@ import torch
 from torch import Tensor
 
 import vademecum as vm
-from vademecum import hosts, interrupts
 from vademecum.analysis.experts import layer_of
-from vademecum.editing import Edit
 from vademecum.editing.rows import rewritten
 
 
@@ -53,7 +50,7 @@ class Looked:
         opened: by memory.
         with_memory: ``[tokens, V]`` log probabilities of what comes next.
         without: the same without what is looked at.
-        less: what that is: "memory", all value memories, or "edit", one edit, what else is on the model staying.
+        less: what that is: "memory", all value memories, or "edit", an edit, what else is on the model staying.
         rewritten: by memory and token id, what edits rewrote the token's row for, in words; none where not known. All
             rows that edits rewrote are there, read in this text or not.
     """
@@ -77,12 +74,23 @@ class Looked:
         return [(int(one), float(both[0, one]), float(both[1, one])) for one in found[order]]
 
 
+def said(model: Any, ids: Sequence[int]) -> Tensor:
+    """``[tokens, V]`` log probabilities of what comes next in a text, with nothing recorded.
+
+    What is recorded is computed in another order, whose last bits differ.
+    """
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([list(ids)], device=model.device)).logits
+    found: Tensor = logits[0].float().log_softmax(-1).cpu()
+    return found
+
+
 def look(
     model: Any,
     ids: Sequence[int],
     names: Mapping[str, Sequence[str]] = MappingProxyType({}),
     *,
-    edit: Edit | None = None,
+    before: Tensor | None = None,
 ) -> Looked:
     """Read a text.
 
@@ -90,22 +98,19 @@ def look(
         model: with value memories.
         ids: of the text.
         names: by key, what the entries of a set on the model are called.
-        edit: that is on the model, to be compared with the model without it; all value memories are where None.
+        before: what the model :func:`said` before an edit was put on it, which is then what is looked at; all value
+            memories are where None.
 
     Raises:
-        ValueError: no value memory is on the model, or the edit is not on it; the model is compiled, or inference mode
-            is on, in which an edit cannot be taken off and put back. The model is then as it was.
+        ValueError: no value memory is on the model.
     """
-    if edit is not None:
-        _require_on(edit, model)
     given = torch.tensor([list(ids)], device=model.device)
-    with torch.no_grad():
-        with vm.record(model) as recording:
-            model(input_ids=given)
-        # Read again: what is recorded is computed in another order, whose last bits differ.
-        told = model(input_ids=given).logits[0].float().log_softmax(-1).cpu()
-        with vm.knocked_out(model) if edit is None else _taken_off(edit):
-            silent = model(input_ids=given).logits[0].float().log_softmax(-1).cpu()
+    with torch.no_grad(), vm.record(model) as recording:
+        model(input_ids=given)
+    told, less = said(model, ids), "memory" if before is None else "edit"
+    if before is None:
+        with vm.knocked_out(model):
+            before = said(model, ids)
     stats = recording.forwards[0]
     kinds = vm.memories(model).kinds
     sets = [key for key in kinds if any("spoken" in one for name, one in stats.items() if _of(name, key))]
@@ -128,32 +133,7 @@ def look(
     rows = _rewritten(model)
     if not opened and not every and not rows:
         raise ValueError("the model has no value memory whose slots or entries could be looked at.")
-    return Looked(given[0].cpu(), tuple(opened), told, silent, "memory" if edit is None else "edit", rows)
-
-
-def _require_on(edit: Edit, model: Any) -> None:
-    if edit.model is not model or not edit.applied:
-        raise ValueError(
-            "look was given an edit that is not on this model; call its apply(), and give the model that it is for."
-        )
-    hosts.require_uncompiled(model)
-    if torch.is_inference_mode_enabled():
-        raise ValueError(
-            "look was given an edit within torch.inference_mode(), where it cannot be put back; leave that block, or "
-            "write torch.no_grad() in its place."
-        )
-
-
-@contextmanager
-def _taken_off(edit: Edit) -> Iterator[None]:
-    """Within the block the edit is off the model, and then on again, whatever became of the host since."""
-    with interrupts.finished():
-        edit.overlay.content.take(edit.model, edit.overlay)
-    try:
-        yield
-    finally:
-        with interrupts.finished():
-            edit.overlay.content.put(edit.model, edit.overlay)
+    return Looked(given[0].cpu(), tuple(opened), told, before, less, rows)
 
 
 def _rewritten(model: Any) -> dict[str, dict[int, list[str]]]:

@@ -62,7 +62,7 @@ def _headline(found: Looked, words: Words) -> list[str]:
         spoke = [label for label, gate in zip(one.labels, strongest.tolist(), strict=True) if gate >= OPEN]
         named = f" ({', '.join(spoke[:6])}{', ...' if len(spoke) > 6 else ''})" if spoke else ""
         lines.append(f"{one.key}: {len(spoke)} of {len(one.labels)} opened to {OPEN:g} or more{named}.")
-    if torch.equal(found.with_memory, found.without) and (found.less == "edit" or not found.opened):
+    if torch.equal(found.with_memory, found.without):
         lines.append(f"The {found.less} changed nothing in this text: it is read as without it, bit for bit.")
     if edited := lookup_edited.line(found, words):
         lines.append(edited)
