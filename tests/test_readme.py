@@ -42,7 +42,7 @@ def test_the_first_run_of_the_readme_trains_and_generates(tmp_path: Path) -> Non
     assert len(quick) == 3
     for command in quick:
         arguments = shlex.split(command)[1:]
-        subprocess.run([sys.executable, "-m", "vademecum.cli", *arguments], cwd=tmp_path, check=True, timeout=300)
+        subprocess.run([sys.executable, "-m", "vademecum", *arguments], cwd=tmp_path, check=True, timeout=300)
     assert (tmp_path / "runs/first/final").is_dir()
 
 
@@ -53,7 +53,7 @@ def test_every_option_of_the_longer_commands_exists() -> None:
         verb, *rest = shlex.split(command)[1:]
         verbs = [verb, rest[0]] if verb in ("study", "inspect", "edit", "image") else [verb]
         shown = subprocess.run(
-            [sys.executable, "-m", "vademecum.cli", *verbs, "--help"], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "vademecum", *verbs, "--help"], capture_output=True, text=True, check=True
         ).stdout
         for option in (word for word in rest if word.startswith("--")):
             assert option in shown, command

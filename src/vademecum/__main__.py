@@ -1,4 +1,4 @@
-"""``python -m vademecum.cli``."""
+"""``python -m vademecum``."""
 
 from __future__ import annotations
 
