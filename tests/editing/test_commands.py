@@ -335,10 +335,15 @@ def test_mistakes_that_are_told_before_anything_is_learned(
     run(capsys, "add", folder, file, "--facts", lines)
     for words, message in (
         (("export", file, "--out", lines), "is there already"),
+        (("change", folder, file, *DORNE, "Hol"), "already, and it holds"),
         (("ask", folder, file, "--prompt", " "), "is empty"),
     ):
         assert main(["edit", *map(str, words)]) == 2
         assert message in capsys.readouterr().err
+    run(capsys, "remove", file, "--subject", "Dorne")
+    for words in (("export", file), ("remove", file, "--subject", "Dorne")):
+        assert main(["edit", *map(str, words)]) == 2
+        assert "nothing" in capsys.readouterr().err
     lines.write_text('{"subject": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "utf-8")
     assert main(["edit", "add", str(folder), str(file), "--facts", str(lines)]) == 2
     assert "line 1" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -291,3 +292,40 @@ def test_a_spelling_within_another_is_no_mistake(words: Any) -> None:
 
     found = locating.spellings(words, ("San Lorenzo", "Lorenzo"), ["The capital of San Lorenzo is"])
     assert len(found) == 2
+
+
+def test_a_fact_holds_in_every_spelling_and_in_every_way_that_was_given(model: Any, words: Any) -> None:
+    ways = [f"{opening} The capital of Dorne is" for opening in ("As", "Here", "Q", "What", "A", "know", "answer")]
+    fact = editing.Fact(
+        subject="Dorne", spellings=("Hav",), prompt="The capital of Dorne is", target="Arv", paraphrases=tuple(ways)
+    )
+    edit = editing.plan(model, [fact], words)
+    assert edit.failed == []
+    edit.apply()
+    for text in (fact.prompt, *ways, "The capital of Hav is"):
+        assert says(model, words, text) == "Arv"
+
+
+def test_what_was_given_and_is_not_said_is_told(model: Any, words: Any, edits: Any) -> None:
+    there = edits[0].written[0]
+    more = {"spellings": ("Genovia",), "paraphrases": ("The dish of Dorne is",)}
+    given = dataclasses.replace(there, fact=dataclasses.replace(there.fact, **more))  # none of it was learned
+    asked = measured(model, words, dataclasses.replace(edits[0], written=(given,)))
+    told = ["The dish of Dorne is", "The capital of Genovia is"]
+    assert editing.Edit(model, asked).failed == told
+    assert not asked.written[0].holds
+    assert editing.Edit(model, measured(model, words, edits[0])).failed == []
+
+
+def test_it_is_warned_of_other_memories_than_were_there(
+    model: Any, words: Any, edits: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    editing.Edit(model, edits[0]).apply().undo()
+    assert not caplog.records
+    vm.attach(model, vm.MoVE(slots=2, bank_std=0.01))
+    editing.Edit(model, edits[0]).apply()
+    assert "other memories (beside none)" in caplog.text
+    beside = editing.plan(model, [editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")], words)
+    caplog.clear()
+    beside.apply()
+    assert not caplog.records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,16 @@ def test_overlays_that_say_nothing_of_how_texts_are_cut_are_read_and_say_it_once
     other = dataclasses.replace(new, made_for={**new.made_for, "cuts": "0" * 16})
     with pytest.raises(ValueError, match="for another model do not go into one"):
         edits[0].joined(other)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt2"])
+def test_memories_of_a_models_own_are_told_apart_and_edits_are_none(name: str) -> None:
+    model = tiny.host(name)
+    assert fingerprint.of_memories(model) == fingerprint.NO_MEMORY
+    vm.attach(model, vm.MoVE(slots=2))
+    tiny.shake(model)
+    one = fingerprint.of_memories(model)
+    assert one != fingerprint.NO_MEMORY
+    assert fingerprint.of_memories(copy.deepcopy(model)) == one
+    tiny.shake(model, seed=7)
+    assert fingerprint.of_memories(model) != one

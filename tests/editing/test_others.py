@@ -238,7 +238,7 @@ def test_a_file_of_before_is_read_as_not_asked_and_can_be_undone(edits: Any, tmp
 
 def test_a_layout_of_later_is_named(edits: Any, tmp_path: Path) -> None:
     layout_3(edits[0], tmp_path / "edit.safetensors", version=9)
-    with pytest.raises(files.Damaged, match="has layout 9, and this vademecum reads 3 and 4"):
+    with pytest.raises(files.Damaged, match="has layout 9, and this vademecum reads 3, 4, 5"):
         overlay.read(tmp_path / "edit.safetensors")
 
 
@@ -263,18 +263,18 @@ def test_the_likeliest_next_token_of_many_texts_is_that_of_each_alone(name: str,
 def test_what_a_change_cannot_touch_is_not_asked_again(
     model: Any, words: Any, edits: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vademecum.editing import measuring
+    from vademecum.editing import learning
 
     both = edits[1].joined(edits[0])  # what comes is about Dorne
     far = next(number for number, one in enumerate(both.written) if one.fact.subject == "San Lorenzo")
     asked: list[str] = []
-    real = measuring.greedy
+    real = learning.greedy
 
     def noted(model: Any, tokenizer: Any, texts: list[str], tokens: int) -> list[str]:
         asked.extend(texts)
         return real(model, tokenizer, texts, tokens)
 
-    monkeypatch.setattr(measuring, "greedy", noted)
+    monkeypatch.setattr(learning, "greedy", noted)
     found = measured(model, words, both)
     assert asked == ["The coin of Dorne is", "The capital of Dorne is"]
     assert found.written[far] == both.written[far]

@@ -138,6 +138,7 @@ def add(
     if there is not None:
         if change:
             replacing = [number for fact in facts for number in there.find(fact.subject, fact.prompt)]
+            _require_change(path, facts, [there.written[number] for number in replacing])
         require_agreement(facts, [there.written[number].fact for number in there.active if number not in replacing])
     if there is not None and into not in (None, there.content.name):
         raise ValueError(
@@ -168,6 +169,9 @@ def add(
     seconds = time.perf_counter() - begun
     if edit.damage is not None:
         echo(str(edit.damage))
+        for one in edit.overlay.speaking:
+            if not one.holds:
+                echo(line_of(one))  # whoever is asked should know before
         if not confirm():
             raise ValueError(f"nothing was written to {path}.")
     folder = path.resolve().parent
@@ -255,6 +259,8 @@ def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
         echo(f"{out}: {_facts(len(there.active))}, no way back")
         _echo_stale(there, echo)  # what is written now does not know of the removal
         return
+    if not there.facts:
+        raise ValueError(f"{path} says nothing: what was written was taken out; there are no facts to export.")
     lines = "".join(json.dumps(fact.to_dict(), ensure_ascii=False) + "\n" for fact in there.facts)
     if out is None:
         echo(lines.rstrip("\n"))
@@ -289,6 +295,15 @@ def _require_overlay(path: Path) -> None:
         overlay.read(path)
 
 
+def _require_change(path: Path, facts: Sequence[Fact], there: Sequence[Written]) -> None:
+    """Raise ValueError if one of ``facts`` is what is there, to the letter, and holds."""
+    same = [fact for fact in facts if any(one.fact == fact and one.holds for one in there)]
+    if same:
+        raise ValueError(
+            f"{path} says {_said(same[0])!r} already, and it holds; give another target, or other words to ask in."
+        )
+
+
 def _require_unmoved(path: Path, there: Overlay | None) -> None:
     """Raise an error if another wrote to the overlay since it was read, or was not there."""
     if there is None:
@@ -303,10 +318,13 @@ def _require_unmoved(path: Path, there: Overlay | None) -> None:
 def line_of(one: Written) -> str:
     """One entry, and whether it holds."""
     mark = "holds   " if one.holds else "FAILS   "
+    unsaid = f"; not to {', '.join(map(repr, one.unsaid))}" if one.unsaid else ""
     disturbed = f"; moves {', '.join(map(repr, one.disturbed))}" if one.disturbed else ""
     others = f"; {len(one.asked)} others asked" if one.asked else ""
     others += f", moves {', '.join(map(repr, one.moved))}" if one.moved else ", as before" if one.asked else ""
-    return f"{mark} {_said(one.fact)}  (was {one.before.strip()!r}, says {one.after.strip()!r}{disturbed}{others})"
+    return (
+        f"{mark} {_said(one.fact)}  (was {one.before.strip()!r}, says {one.after.strip()!r}{unsaid}{disturbed}{others})"
+    )
 
 
 def echo_others(written: Sequence[Written], *, echo: Echo) -> None:

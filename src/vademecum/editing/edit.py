@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from vademecum.editing.agreement import require_agreement
 from vademecum.editing.damage import Damage
 from vademecum.editing.facts import Fact
 from vademecum.editing.overlay import Overlay
+
+_log = logging.getLogger(__name__)
 
 
 class Edit:
@@ -36,8 +39,8 @@ class Edit:
 
     @property
     def failed(self) -> list[str]:
-        """Prompts that the model, left to itself, does not answer as it was told."""
-        return [one.fact.prompt for one in self.overlay.speaking if not one.holds]
+        """What was given (prompts, paraphrases, spellings) and the model, left to itself, does not answer as told."""
+        return [text for one in self.overlay.speaking for text in one.failed]
 
     @property
     def disturbed(self) -> list[str]:
@@ -71,6 +74,8 @@ class Edit:
     def apply(self) -> Edit:
         """Put it on the model, beside whatever is there; edits may come in any order.
 
+        Beside other memories than it was planned with it is warned of: what it says was not asked there.
+
         Raises:
             ValueError: it is on already, has nothing to say, contradicts an edit that is on, was made for another
                 host, or the model is compiled or being recorded, or runs within torch.inference_mode(). The model is
@@ -86,7 +91,12 @@ class Edit:
             raise ValueError("this edit is applied already; call undo() first.")
         if not self.overlay.active:
             raise ValueError("this edit holds no fact that could be applied.")
-        fingerprint.require_same(self.overlay.made_for, fingerprint.of_model(self.model), "this edit")
+        found = fingerprint.of_model(self.model)
+        fingerprint.require_same(self.overlay.made_for, found, "this edit")
+        if other := fingerprint.other_memories(self.overlay.made_for, found):
+            _log.warning(
+                "this edit was planned on the same host with other memories (%s): ask what it says here", other
+            )
         there = [fact for other in overlays(self.model) for fact in other.facts]
         require_agreement(self.overlay.facts, there)
         self.overlay.content.put(self.model, self.overlay)

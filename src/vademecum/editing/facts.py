@@ -61,6 +61,12 @@ class Fact:
                 )
 
     @property
+    def given(self) -> tuple[str, ...]:
+        """All that the target shall answer: the prompt, the paraphrases, the prompt in each spelling."""
+        spelled = (self.relation.replace("{}", name) for name in self.spellings)
+        return tuple(dict.fromkeys((self.prompt, *self.paraphrases, *spelled)))
+
+    @property
     def relation(self) -> str:
         """The prompt with a gap where the subject stands: facts of one relation share what they ask."""
         return self.gapped(self.prompt)

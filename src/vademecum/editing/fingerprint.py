@@ -1,4 +1,4 @@
-"""What an overlay was made for: the host's numbers and weights, and the tokenizer."""
+"""What an overlay was made for: the host's numbers and weights, its memories, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch import nn
 
 from vademecum import hosts
 from vademecum.attached import ROOT, Memories
-from vademecum.state import host_state_dict
+from vademecum.state import host_state_dict, memory_state_dict
 
 #: Values of each tensor that are looked at.
 SAMPLE = 64
+#: What is said of a model without memories of its own.
+NO_MEMORY = "none"
 #: By what a fast tokenizer makes ids of a text. Truncation and padding are the caller's, and what decodes makes none.
 CUTS = ("normalizer", "pre_tokenizer", "model", "post_processor", "added_tokens")
 
@@ -31,12 +33,33 @@ def of_host(model: nn.Module) -> str:
         tensors = {name: tensor for name, tensor in tensors.items() if id(tensor) in own}
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().flatten()
-        if not tensor.is_floating_point() or not len(tensor):
-            continue
-        step = max(1, len(tensor) // SAMPLE)
-        digest.update(tensor[::step][:SAMPLE].to(torch.bfloat16).float().cpu().numpy().tobytes())
+        digest.update(_sampled(tensors[name]))
     return digest.hexdigest()[:16]
+
+
+def of_memories(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits of the memories that are the model's own, or ``"none"``: they answer with the host.
+
+    The rows of banks count by their names alone: edits may lie over them.
+    """
+    root = getattr(model, ROOT, None)
+    if not isinstance(root, Memories) or not root.own():
+        return NO_MEMORY
+    digest, banks = hashlib.sha256(), root.banks()
+    for name, rows in sorted(memory_state_dict(model).items()):
+        digest.update(name.encode())
+        if name not in banks and isinstance(rows, torch.Tensor):
+            digest.update(_sampled(rows))
+    return digest.hexdigest()[:16]
+
+
+def _sampled(tensor: torch.Tensor) -> bytes:
+    """A few values of a tensor of numbers that are not whole; nothing of others."""
+    flat = tensor.detach().flatten()
+    if not flat.is_floating_point() or not len(flat):
+        return b""
+    step = max(1, len(flat) // SAMPLE)
+    return flat[::step][:SAMPLE].to(torch.bfloat16).float().cpu().numpy().tobytes()
 
 
 def of_tokenizer(tokenizer: Any) -> str:
@@ -71,12 +94,23 @@ def of_model(model: nn.Module) -> dict[str, Any]:
     """What an overlay must find again in a model, whose tokenizer is not at hand."""
     root = getattr(model, ROOT, None)
     shape = root.shape if isinstance(root, Memories) else hosts.find(model).shape
-    return {"shape": shape.to_dict(), "weights": of_host(model)}
+    return {"shape": shape.to_dict(), "weights": of_host(model), "memories": of_memories(model)}
 
 
 def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two that :func:`of` gave agree in all that both say; overlays of before say nothing of cuts."""
-    return all(one[name] == other[name] for name in one.keys() & other.keys())
+    """Whether two that :func:`of` gave agree in all that both say, memories aside; overlays of before say less."""
+    return all(one[name] == other[name] for name in (one.keys() & other.keys()) - {"memories"})
+
+
+def other_memories(made_for: dict[str, Any], found: dict[str, Any]) -> str | None:
+    """How the memories of a model differ from those that an overlay was planned beside; None where they do not.
+
+    An edit may be put beside other memories, but what it says was not asked there.
+    """
+    then, now = made_for.get("memories", found["memories"]), found["memories"]
+    if then == now:
+        return None
+    return "beside none" if then == NO_MEMORY else "none are here" if now == NO_MEMORY else "beside others"
 
 
 def require_same(made_for: dict[str, Any], found: dict[str, Any], what: str) -> None:

@@ -12,7 +12,7 @@ from vademecum import hosts
 from vademecum.editing import prompts
 from vademecum.editing.facts import Fact
 from vademecum.editing.gates import discriminant, ridge
-from vademecum.editing.learning import WAYS, line_of, ways_of
+from vademecum.editing.learning import WAYS, lessons_of, line_of, ways_of
 from vademecum.editing.locating import clean, spelled, tokens_of
 from vademecum.editing.reading import states, went_on
 
@@ -58,6 +58,7 @@ def what_is_asked(
             weights += [KEPT if text in kept else 1.0] * (len(ids) - start)
     for fact in own:
         asked += [_at_the_end(tokenizer, text) for text in ways_of(tokenizer, fact)]
+        asked += [_at_the_end(tokenizer, text) for text in _spelled_otherwise(tokenizer, fact)]
         for text in ways_of(tokenizer, fact)[:WAYS]:
             asked.append(_while_said(tokenizer, text, fact))
             begin = asked[-1][1][-1] + 1
@@ -105,6 +106,8 @@ def _of_it_and_others(
     """Texts in which a fact's subject is asked about, and texts in which another is after it was named."""
     mine = [_at_the_end(tokenizer, text) for text in ways_of(tokenizer, fact)]
     mine += [_while_said(tokenizer, text, fact) for text in ways_of(tokenizer, fact)[:2]]
+    for text in _spelled_otherwise(tokenizer, fact):
+        mine += [_at_the_end(tokenizer, text), _while_said(tokenizer, text, fact)]
     theirs: list[Marked] = []
     for number, name in enumerate(name for name in names if name != fact.subject):
         aside, way = prompts.ASIDE[number % len(prompts.ASIDE)], ways[(number // 2) % len(ways)]
@@ -113,6 +116,12 @@ def _of_it_and_others(
         if clean(tokenizer, back, fact.subject):
             mine.append(_at_the_end(tokenizer, back))
     return mine, theirs
+
+
+def _spelled_otherwise(tokenizer: Any, fact: Fact) -> list[str]:
+    """What was given to learn from and :func:`ways_of` does not have: its subject is spelled otherwise there."""
+    own = ways_of(tokenizer, fact)
+    return [text for text in lessons_of(tokenizer, fact) if text not in own]
 
 
 def strangers(tokenizer: Any, own: Sequence[Fact]) -> list[str]:

@@ -19,17 +19,16 @@ from vademecum.editing.learning import (
     FIRST,
     MEASURED,
     TOGETHER,
-    WAYS,
     Pace,
+    answers_to,
     descend,
     kept_steps,
+    lessons_of,
     line_of,
-    longest,
-    ways_of,
 )
 from vademecum.editing.locating import tokens_of
 from vademecum.editing.overlay import Overlay, Written
-from vademecum.editing.reading import batches, greedy, measures_of
+from vademecum.editing.reading import batches, measures_of
 from vademecum.memory.base import Built
 from vademecum.memory.layers import Layers, chosen_layers
 
@@ -132,9 +131,7 @@ def _learned(
             tables: list[Any] = [built.parts[layer].rows.weight for layer in content.layers]  # type: ignore[union-attr]
             # Rows lie in the order in which entries speak.
             facts = [overlay.written[number].fact for number in own.order]
-            lines = [
-                [line_of(tokenizer, text, fact.target) for text in ways_of(tokenizer, fact)[:WAYS]] for fact in facts
-            ]
+            lines = [[line_of(tokenizer, text, fact.target) for text in lessons_of(tokenizer, fact)] for fact in facts]
             kept = kept_steps(model, tokenizer, [prompt for fact in facts for prompt in fact.keep])
             descend(model, host, tables, lines, kept, content.layers[0], values=values, apart=True, pace=pace)
             rows[list(own.order)] = torch.stack([table.detach().cpu() for table in tables], 1)
@@ -152,8 +149,12 @@ def _missed(model: Any, tokenizer: Any, overlay: Overlay, among: Sequence[int]) 
     """Numbers of the facts that are not said when all that was learned is on, ``among`` those given."""
     facts = [overlay.written[number].fact for number in among]
     with overlay.on(model):
-        said = greedy(model, tokenizer, [fact.prompt for fact in facts], longest(tokenizer, facts))
-    return [number for number, fact, text in zip(among, facts, said, strict=True) if not says(text, fact.target)]
+        said = answers_to(model, tokenizer, facts)
+    return [
+        number
+        for number, fact, answers in zip(among, facts, said, strict=True)
+        if not all(says(answers[text], fact.target) for text in lessons_of(tokenizer, fact) if text in answers)
+    ]
 
 
 def _groups(facts: Sequence[Fact]) -> list[list[int]]:

@@ -16,7 +16,7 @@ from vademecum import hosts
 from vademecum.editing import prompts
 from vademecum.editing.edit import overlays
 from vademecum.editing.facts import Fact
-from vademecum.editing.learning import MEASURED, TOGETHER, WAYS, Pace, descend, kept_steps, line_of, ways_of
+from vademecum.editing.learning import MEASURED, TOGETHER, Pace, descend, kept_steps, lessons_of, line_of
 from vademecum.editing.locating import clean, tokens_of
 from vademecum.editing.overlay import Overlay, Written
 from vademecum.editing.reading import measures_of
@@ -90,7 +90,7 @@ def into_rows(
             for bank, table in zip(banks.values(), tables, strict=True):
                 stack.enter_context(_lent(bank, ids[numbers], table))
             facts = [written[number].fact for number in numbers]
-            lines = [[line_of(tokenizer, text, fact.target) for text in _ways(tokenizer, fact)] for fact in facts]
+            lines = [[line_of(tokenizer, text, fact.target) for text in lessons_of(tokenizer, fact)] for fact in facts]
             keep = [text for fact in facts for text in fact.keep] + _said_there(model, ids[numbers])
             kept = kept_steps(model, tokenizer, list(dict.fromkeys(keep)))
             kept += [tokens_of(tokenizer, text) for fact in facts for text in _held(tokenizer, fact)]
@@ -113,13 +113,6 @@ def _said_there(model: Any, ids: Tensor) -> list[str]:
             shared = torch.isin(other.content.ids, ids[ids >= 0]).any(1)
             found += [other.written[number].fact.prompt for number in other.active if shared[number]]
     return found
-
-
-def _ways(tokenizer: Any, fact: Fact) -> list[str]:
-    """Ways to ask for ``fact``, and its prompt in every spelling: each has rows of its own."""
-    spelled = [(fact.relation.replace("{}", name), name) for name in fact.spellings]
-    more = [text for text, name in spelled if clean(tokenizer, text, name)]
-    return list(dict.fromkeys([*ways_of(tokenizer, fact)[:WAYS], *more]))
 
 
 def _held(tokenizer: Any, fact: Fact) -> list[str]:

@@ -13,7 +13,7 @@ from vademecum import hosts
 from vademecum.editing import prompts
 from vademecum.editing.facts import Fact
 from vademecum.editing.locating import clean, tokens_of
-from vademecum.editing.reading import padded, went_on
+from vademecum.editing.reading import greedy, padded, went_on
 from vademecum.editing.upper import Upper
 
 #: The probability of every target token at which a fact is said well enough.
@@ -227,11 +227,27 @@ def ways_of(tokenizer: Any, fact: Fact) -> list[str]:
     return list(dict.fromkeys([fact.prompt, *(text for text in made if clean(tokenizer, text, fact.subject))]))
 
 
+def lessons_of(tokenizer: Any, fact: Fact) -> list[str]:
+    """What is learned from: :data:`WAYS` ways to ask, and all that was given in which an entry has a place to speak."""
+    names = (fact.subject, *fact.spellings)
+    given = (text for text in fact.given if any(name in text and clean(tokenizer, text, name) for name in names))
+    return list(dict.fromkeys([*ways_of(tokenizer, fact)[:WAYS], *given]))
+
+
 def line_of(tokenizer: Any, prompt: str, target: str) -> Line:
     """``prompt`` and ``target`` as one text, and where the target begins."""
     ids, alone = tokens_of(tokenizer, f"{prompt} {target}"), tokens_of(tokenizer, prompt)
     begin = next((place for place, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), len(alone))
     return Line(ids, max(1, min(begin, len(ids) - 1)))
+
+
+def answers_to(model: Any, tokenizer: Any, facts: Sequence[Fact]) -> list[dict[str, str]]:
+    """By fact, what the model says to each of the texts that were given to be answered with the target."""
+    if not facts:
+        return []
+    texts = [text for fact in facts for text in fact.given]
+    said = iter(greedy(model, tokenizer, texts, longest(tokenizer, facts)))
+    return [{text: next(said) for text in fact.given} for fact in facts]
 
 
 def longest(tokenizer: Any, facts: Sequence[Fact]) -> int:

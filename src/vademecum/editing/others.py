@@ -109,7 +109,7 @@ def touched(overlay: Overlay) -> list[int]:
     came, names = overlay.journal[-1]["came"], _moving(overlay)
 
     def texts(one: Written) -> tuple[str, ...]:
-        return (one.fact.prompt, one.after, *one.fact.keep)
+        return (*one.fact.given, one.after, *one.fact.keep)
 
     return [number for number in overlay.active if number in came or _named(names, texts(overlay.written[number]))]
 

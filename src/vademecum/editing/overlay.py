@@ -27,7 +27,7 @@ from vademecum.editing.rows import AsRows
 from vademecum.memory.entries import Spelling
 
 #: Of the file's layout, and those that are read: in layout 3 no drawn prompts were asked.
-VERSION, READ = 4, (3, 4)
+VERSION, READ = 5, (3, 4, 5)
 #: What reading a file raises that somebody else wrote, or that was cut.
 UNREADABLE = (
     *(KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError),
@@ -46,6 +46,7 @@ class Written:
         spellings: token ids of its headword.
         before: how the model went on before.
         after: how it goes on with the entry.
+        unsaid: given paraphrases, and the prompt in given spellings, that it does not answer with the target.
         disturbed: prompts that were to be kept and go on otherwise.
         asked: prompts that were drawn and asked too (:mod:`vademecum.editing.others`); none where it was not done.
         moved: those of them that begin otherwise.
@@ -56,6 +57,7 @@ class Written:
     spellings: tuple[Spelling, ...]
     before: str
     after: str
+    unsaid: tuple[str, ...] = ()
     disturbed: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
@@ -63,8 +65,13 @@ class Written:
 
     @property
     def holds(self) -> bool:
-        """Whether the model, left to itself, says the target."""
-        return says(self.after, self.fact.target)
+        """Whether the model, left to itself, says the target, in every way that was given to ask for it."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """What was given to be answered with the target, and is not."""
+        return (*(() if says(self.after, self.fact.target) else (self.fact.prompt,)), *self.unsaid)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -73,6 +80,7 @@ class Written:
             "spellings": [list(one) for one in self.spellings],
             "before": self.before,
             "after": self.after,
+            "unsaid": list(self.unsaid),
             "disturbed": list(self.disturbed),
             "asked": list(self.asked),
             "moved": list(self.moved),
@@ -83,7 +91,7 @@ class Written:
     def of(cls, data: dict[str, Any]) -> Written:
         """From plain data."""
         spellings = tuple(tuple(one) for one in data["spellings"])
-        lists = ("disturbed", "asked", "moved")
+        lists = ("unsaid", "disturbed", "asked", "moved")
         texts: dict[str, Any] = {name: tuple(data[name]) for name in lists if name in data}
         return cls(**{**data, **texts, "fact": Fact.of(data["fact"]), "spellings": spellings})
 
@@ -162,7 +170,9 @@ class Overlay:
             return f"{named} {'asks' if len(alike) == 1 else 'ask'} the same: give that prompt and subject"
         own = [fact for fact in self.facts if plain(fact.subject) == plain(subject)]
         shown = [repr(fact.prompt) for fact in own or self.facts]
-        there = ", ".join(shown[:5]) or "nothing"
+        there = ", ".join(shown[:5])
+        if not shown:
+            return "nothing is written"
         return f"written {f'of {own[0].subject!r} ' if own else ''}are {there}{', ...' if len(shown) > 5 else ''}"
 
     def joined(self, other: Overlay, *, replacing: Sequence[int] = (), verb: str = "add", **more: Any) -> Overlay:
@@ -278,14 +288,14 @@ class Overlay:
 
 
 def _said(one: Written) -> list[Any]:
-    return [one.after, *map(list, (one.disturbed, one.asked, one.moved))]
+    return [one.after, *map(list, (one.disturbed, one.asked, one.moved, one.unsaid))]
 
 
-def _saying(
-    one: Written, after: str, disturbed: Sequence[str], asked: Sequence[str] = (), moved: Sequence[str] = ()
-) -> Written:
-    """``one`` as :func:`_said` kept it."""
-    return dataclasses.replace(one, after=after, disturbed=tuple(disturbed), asked=tuple(asked), moved=tuple(moved))
+def _saying(one: Written, after: str, *lists: Sequence[str]) -> Written:
+    """``one`` as :func:`_said` kept it; versions before kept fewer lists."""
+    names = ("disturbed", "asked", "moved", "unsaid")
+    kept: dict[str, Any] = dict.fromkeys(names, ()) | dict(zip(names, map(tuple, lists), strict=False))
+    return dataclasses.replace(one, after=after, **kept)
 
 
 def write(overlay: Overlay, path: Path) -> None:
@@ -323,7 +333,7 @@ def read(path: Path) -> Overlay:
         tensors = load(path.read_bytes())
         if about["version"] not in READ:
             raise files.Damaged(
-                f"{path} has layout {about['version']}, and this vademecum reads {' and '.join(map(str, READ))}."
+                f"{path} has layout {about['version']}, and this vademecum reads {', '.join(map(str, READ))}."
             )
         overlay = Overlay(
             made_for=about["made_for"],

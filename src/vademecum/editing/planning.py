@@ -117,7 +117,8 @@ def plan(
         more = {"damage": damage_of(model, tokenizer, overlay, texts).to_dict()} if content.spills else {}
     edit = Edit(model, dataclasses.replace(overlay, active=()).moved("add", overlay.active, (), **more))
     if edit.failed:
-        _log.warning("%d of %d facts do not hold: %s", len(edit.failed), len(facts), "; ".join(edit.failed[:3]))
+        count = sum(not one.holds for one in edit.overlay.speaking)
+        _log.warning("%d of %d facts do not hold: %s", count, len(facts), "; ".join(edit.failed[:3]))
     return edit
 
 

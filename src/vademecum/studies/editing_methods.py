@@ -215,7 +215,9 @@ class RankOne(Method):
             with torch.no_grad():
                 down.weight.addr_(moved, direction / (bare @ direction))
             progress(number, len(facts))
-        return down.weight.nbytes, model
+        # Two vectors a fact, until their matrix is smaller.
+        pairs = len(facts) * sum(down.weight.shape) * down.weight.element_size()
+        return min(down.weight.nbytes, pairs), model
 
     def _moment(self, model: Any, tokenizer: Any, down: Any) -> Tensor:
         width = down.weight.shape[1]
