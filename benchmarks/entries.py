@@ -21,15 +21,18 @@ ENTRIES, TOKENS, NEW, ROUNDS = 100_000, 512, 32, 16
 
 
 def headwords(count: int, vocabulary: int, absent_from: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """``count`` headwords of two to four tokens, each beginning with an id of the text and going on otherwise."""
+    """``count`` headwords of two to four tokens, each ending with an id of the text and beginning otherwise.
+
+    Headwords are looked for from their ends, so that no token of the text can be dismissed at once.
+    """
     draw = torch.Generator().manual_seed(0)
     seen, found = set(absent_from), {}
-    firsts = sorted(seen)
+    lasts = sorted(seen)
     while len(found) < count:
-        size = 1 + int(torch.randint(1, 4, (1,), generator=draw))
+        size = int(torch.randint(1, 4, (1,), generator=draw))
         rest = torch.randint(0, vocabulary, (size,), generator=draw).tolist()
         if seen.isdisjoint(rest):
-            found[(firsts[len(found) % len(firsts)], *rest)] = None
+            found[(*rest, lasts[len(found) % len(lasts)])] = None
     return tuple((one,) for one in found)
 
 
