@@ -20,7 +20,7 @@ def fact(target: str = "Hol", prompt: str = "The capital of Dorne is", subject: 
     ("other", "message"),
     [
         (fact("Arv"), "answered 'Hol' and 'Arv'"),
-        (fact("Hol"), "written twice"),
+        (fact("Hol"), "is written (twice|already)"),
         (fact("Arv", "Dorne's capital is"), "asks the same as"),
         (fact("Arv", "the capital of dorne is", "dorne"), "answered 'Hol' and 'Arv'"),
         (fact("Arv", "The  capital\u0000 of\tDorne is"), "answered 'Hol' and 'Arv'"),
@@ -40,6 +40,14 @@ def test_accents_that_are_coded_otherwise_ask_the_same() -> None:
     facts = [fact(target, f"The capital of {name} is", name) for target, name in (("Hol", one), ("Arv", other))]
     with pytest.raises(ValueError, match="answered 'Hol' and 'Arv'"):
         require_agreement(facts)
+
+
+def test_a_target_whose_accents_are_coded_otherwise_is_the_same() -> None:
+    one, other = fact("Ly\u00f6n"), fact("Lyo\u0308n")
+    with pytest.raises(ValueError, match="is written twice"):
+        require_agreement([one, other])
+    with pytest.raises(ValueError, match="is written already; leave it out"):
+        require_agreement([other], [one])
 
 
 def test_what_is_no_contradiction() -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import typer
 
-from vademecum import files
+from vademecum import editing, files
 from vademecum.cli import main
 from vademecum.editing import commands, overlay
+from vademecum.editing.telling import said_in
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,24 @@ def test_where_an_entry_asks_the_same_in_other_words_its_prompt_is_named(
         assert "written of 'Hav' are 'The coin of Hav is'." in refused(verb, "Hav", "In Hav people pay with")
         both = "written are 'The capital of Dorne is', 'The coin of Hav is'."
         assert both in refused(verb, "Elbonia", "The coin of Elbonia is")
+
+
+def test_an_entry_asked_for_by_a_spelling_and_a_change_in_another_order_are_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "facts.safetensors"
+    run(capsys, "add", folder, file, *DORNE, "Hol", "--spelling", "Hav", "--spelling", "Elbonia")
+    assert main(["edit", "remove", str(file), "--subject", "Hav"]) == 2
+    assert "that is a spelling of 'Dorne': give that subject" in " ".join(capsys.readouterr().err.split())
+    assert run(capsys, "list", file).startswith("holds")
+    again = (*DORNE, "Hol", "--spelling", "Elbonia", "--spelling", "Hav")
+    assert main(["edit", "change", str(folder), str(file), *again]) == 2
+    assert "already, and it holds" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_moves_a_terminal_is_spelled_out() -> None:
+    fact = editing.Fact(subject="Hav", prompt="In Hav\nthey \x1b[31m eat", target="p\tie")
+    assert said_in(fact) == "In Hav\\nthey \\x1b[31m eat \u2192 p\\tie"
 
 
 def test_the_bar_says_what_is_being_done(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

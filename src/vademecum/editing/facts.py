@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vademecum.editing.words import goes_on, whole
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
@@ -55,15 +57,17 @@ class Fact:
                 ) from None
         for text in (self.prompt, *self.paraphrases):
             if not any(one in text for one in (self.subject, *self.spellings)):
+                coded = unicodedata.normalize("NFC", self.subject) in unicodedata.normalize("NFC", text)
                 raise ValueError(
                     f"the subject {self.subject!r} is not in the prompt {text!r}; write it there as it stands in "
-                    f"subject or spellings, so that the entry has a place to speak from."
+                    f"subject or spellings, so that the entry has a place to speak from"
+                    f"{' (accents are coded otherwise in one of them: code them in one way)' if coded else ''}."
                 )
 
     @property
     def given(self) -> tuple[str, ...]:
-        """All that the target shall answer: the prompt, the paraphrases, the prompt in each spelling."""
-        spelled = (self.relation.replace("{}", name) for name in self.spellings)
+        """All that the target shall answer: the prompt, the paraphrases, the prompt of the subject in each spelling."""
+        spelled = (self.relation.replace("{}", name) for name in (self.subject, *self.spellings))
         return tuple(dict.fromkeys((self.prompt, *self.paraphrases, *spelled)))
 
     @property
@@ -75,10 +79,17 @@ class Fact:
         """``text`` with a gap where the subject stands, however it is spelled."""
         for subject in sorted((self.subject, *self.spellings), key=len, reverse=True):
             if subject in text:
-                # "US" stands in "USA" as well, where it is not meant; where words have no ends, it is meant everywhere.
-                found, count = re.subn(rf"(?<!\w){re.escape(subject)}(?!\w)", "{}", text)
-                return found if count else text.replace(subject, "{}")
+                # "US" stands in "USA" as well, where it is not meant; where it ends no word at all, it is meant.
+                found = re.sub(re.escape(subject), lambda at: "{}" if whole(text, *at.span()) else at[0], text)
+                return found if found != text else text.replace(subject, "{}")
         return text
+
+    def in_order(self) -> Fact:
+        """The same, whose lists are in the order of their letters: it says the same in any."""
+        lists: dict[str, Any] = {
+            name: tuple(sorted(getattr(self, name))) for name in ("spellings", "paraphrases", "keep")
+        }
+        return dataclasses.replace(self, **lists)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -139,4 +150,4 @@ def read(path: Path) -> list[Fact]:
 def says(text: str, target: str) -> bool:
     """Whether ``text`` begins with ``target`` as whole words, whichever way their accents are coded."""
     text, target = unicodedata.normalize("NFC", text).strip(), unicodedata.normalize("NFC", target)
-    return text.startswith(target) and not text[len(target) : len(target) + 1].isalnum()
+    return text.startswith(target) and not goes_on(text, len(target))

@@ -24,11 +24,12 @@ from vademecum.editing.learning import (
     descend,
     kept_steps,
     lessons_of,
-    line_of,
+    lines_of,
 )
 from vademecum.editing.locating import tokens_of
-from vademecum.editing.overlay import Overlay, Written
+from vademecum.editing.overlay import Overlay
 from vademecum.editing.reading import batches, measures_of
+from vademecum.editing.written import Written
 from vademecum.memory.base import Built
 from vademecum.memory.layers import Layers, chosen_layers
 
@@ -131,7 +132,7 @@ def _learned(
             tables: list[Any] = [built.parts[layer].rows.weight for layer in content.layers]  # type: ignore[union-attr]
             # Rows lie in the order in which entries speak.
             facts = [overlay.written[number].fact for number in own.order]
-            lines = [[line_of(tokenizer, text, fact.target) for text in lessons_of(tokenizer, fact)] for fact in facts]
+            lines = [lines_of(tokenizer, fact) for fact in facts]
             kept = kept_steps(model, tokenizer, [prompt for fact in facts for prompt in fact.keep])
             descend(model, host, tables, lines, kept, content.layers[0], values=values, apart=True, pace=pace)
             rows[list(own.order)] = torch.stack([table.detach().cpu() for table in tables], 1)

@@ -16,11 +16,12 @@ from vademecum import hosts
 from vademecum.editing import prompts
 from vademecum.editing.edit import overlays
 from vademecum.editing.facts import Fact
-from vademecum.editing.learning import MEASURED, TOGETHER, Pace, descend, kept_steps, lessons_of, line_of
+from vademecum.editing.learning import MEASURED, TOGETHER, Pace, descend, kept_steps, lines_of
 from vademecum.editing.locating import clean, tokens_of
-from vademecum.editing.overlay import Overlay, Written
+from vademecum.editing.overlay import Overlay
 from vademecum.editing.reading import measures_of
 from vademecum.editing.rows import AsRows, banks_of, digest_of, key_of
+from vademecum.editing.written import Written
 from vademecum.memory.bank import Bank
 from vademecum.memory.layers import Layers
 from vademecum.memory.rewrites import Rewrites
@@ -90,7 +91,7 @@ def into_rows(
             for bank, table in zip(banks.values(), tables, strict=True):
                 stack.enter_context(_lent(bank, ids[numbers], table))
             facts = [written[number].fact for number in numbers]
-            lines = [[line_of(tokenizer, text, fact.target) for text in lessons_of(tokenizer, fact)] for fact in facts]
+            lines = [lines_of(tokenizer, fact) for fact in facts]
             keep = [text for fact in facts for text in fact.keep] + _said_there(model, ids[numbers])
             kept = kept_steps(model, tokenizer, list(dict.fromkeys(keep)))
             kept += [tokens_of(tokenizer, text) for fact in facts for text in _held(tokenizer, fact)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,10 +53,17 @@ AGAIN = (Pace(120, 0.08, 120), Pace(120, 0.16, 30))
 
 @dataclass(frozen=True)
 class Line:
-    """A text to learn from: ``ids``, of which those from ``begin`` on are the target."""
+    """A text to learn from.
+
+    Attributes:
+        ids: the text.
+        begin: where the target begins in it.
+        due: whether it is waited for, however the host answers it.
+    """
 
     ids: list[int]
     begin: int
+    due: bool = False
 
 
 def descend(
@@ -152,6 +160,7 @@ class _Asked:
         self._share = torch.tensor(share, device=ids.device)
         self._fair = torch.tensor([1.0 / len(lines[number]) for number in owner], device=ids.device)
         self._owner = torch.tensor(owner, device=ids.device)
+        self._due = torch.tensor([line.due for line in flat], device=ids.device)
         # What comes after the target is the host's to say: rows that were read before it still lie in the cache.
         ends = torch.tensor([len(line.ids) - 1 for line in flat], device=ids.device)
         at = torch.cat([self._rows, torch.arange(len(flat), device=ids.device)]), torch.cat([places - 1, ends])
@@ -164,8 +173,8 @@ class _Asked:
     def look(self) -> tuple[Tensor, Tensor]:
         """Each fact's loss ``[F]``, and whether it is said well enough: every token of it, and what comes after.
 
-        A way to ask that the host does not answer as it answers the fact's own prompt may ask something else in its
-        eyes: it is learned from, but not waited for.
+        A way to ask that nobody gave, and that the host does not answer as it answers the fact's own prompt, may ask
+        something else in its eyes: it is learned from, but not waited for.
         """
         logits = self._upper.logits()
         asked, after_it = logits[: len(self._rows)], logits[len(self._rows) :]
@@ -173,7 +182,7 @@ class _Asked:
         now = after_it.float().log_softmax(-1)
         if self._begun is None:
             answers = asked[self._begins].argmax(-1)
-            self._begun = now.detach(), answers == answers[self._own]
+            self._begun = now.detach(), (answers == answers[self._own]) | self._due
         then, same = self._begun
         after = (then.exp() * (then - now)).sum(-1) * self._fair
         nothing = said.new_zeros(len(self._given[2]))
@@ -232,6 +241,14 @@ def lessons_of(tokenizer: Any, fact: Fact) -> list[str]:
     names = (fact.subject, *fact.spellings)
     given = (text for text in fact.given if any(name in text and clean(tokenizer, text, name) for name in names))
     return list(dict.fromkeys([*ways_of(tokenizer, fact)[:WAYS], *given]))
+
+
+def lines_of(tokenizer: Any, fact: Fact) -> list[Line]:
+    """What is learned of a fact: :func:`lessons_of`, of which all that was given is waited for."""
+    return [
+        dataclasses.replace(line_of(tokenizer, text, fact.target), due=text in fact.given)
+        for text in lessons_of(tokenizer, fact)
+    ]
 
 
 def line_of(tokenizer: Any, prompt: str, target: str) -> Line:

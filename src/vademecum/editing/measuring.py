@@ -46,7 +46,7 @@ def measured(model: Any, tokenizer: Any, overlay: Overlay) -> Overlay:
         after, target = answers[one.fact.prompt], one.fact.target
         unsaid = tuple(text for text, now in answers.items() if text != one.fact.prompt and not says(now, target))
         harmed = tuple(text for text in one.fact.keep if text in disturbed)
-        written[number] = dataclasses.replace(one, after=after, unsaid=unsaid, disturbed=harmed)
+        written[number] = dataclasses.replace(one, after=after, unsaid=unsaid, unasked=(), disturbed=harmed)
     for number, texts in others.items():
         seen = tuple(text for text in texts if text in moved)
         written[number] = dataclasses.replace(written[number], asked=texts, moved=seen)

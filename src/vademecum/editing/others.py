@@ -16,7 +16,8 @@ from vademecum.editing.agreement import answered, plain
 from vademecum.editing.facts import Fact
 from vademecum.editing.gating import OTHERS, strangers
 from vademecum.editing.locating import clean, spelled
-from vademecum.editing.overlay import Overlay, Written
+from vademecum.editing.overlay import Overlay
+from vademecum.editing.written import Written
 
 #: Other things asked of a fact's subject; beside them, once, the same is asked of a neighbour after it was named.
 DRAWN = 3
@@ -52,7 +53,7 @@ def to_ask(model: Any, tokenizer: Any, overlay: Overlay) -> dict[int, tuple[str,
         draw = random.Random(json.dumps([one.fact.subject, one.fact.prompt]))
         about = _about(tokenizer, one.fact, told[one.fact.subject], elsewhere, draw)
         found[number] = (*about, *_aside(tokenizer, one.fact, neighbours.of(one), draw))
-    return found if overlay.content.spills or not overlay.journal else _anew(overlay, found)
+    return found if _everywhere(overlay) else _anew(overlay, found)
 
 
 class _Neighbours:
@@ -102,16 +103,26 @@ def _aside(tokenizer: Any, fact: Fact, neighbour: str | None, draw: random.Rando
 def touched(overlay: Overlay) -> list[int]:
     """Numbers of the facts of ``overlay`` that may be answered otherwise since its last change; all where none is told.
 
-    Text in which nothing is named that came or is silent has the bits that it had, so what was said of it stands.
+    Beside the same memories, text in which nothing is named that came or is silent has the bits that it had, so what
+    was said of it stands.
     """
-    if overlay.content.spills or not overlay.journal:
+    if _everywhere(overlay):
         return list(overlay.active)
     came, names = overlay.journal[-1]["came"], _moving(overlay)
 
     def texts(one: Written) -> tuple[str, ...]:
         return (*one.fact.given, one.after, *one.fact.keep)
 
-    return [number for number in overlay.active if number in came or _named(names, texts(overlay.written[number]))]
+    def again(number: int) -> bool:
+        one = overlay.written[number]
+        return number in came or bool(one.unasked) or _named(names, texts(one))
+
+    return [number for number in overlay.active if again(number)]
+
+
+def _everywhere(overlay: Overlay) -> bool:
+    """Whether anything may be answered otherwise since the last change, or what changed is not told."""
+    return overlay.content.spills or not overlay.journal or "memories" in overlay.journal[-1]
 
 
 def _anew(overlay: Overlay, found: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:

@@ -22,9 +22,9 @@ from vademecum.editing import fingerprint
 from vademecum.editing.agreement import answered, plain, require_agreement
 from vademecum.editing.content import Content, bytes_of
 from vademecum.editing.entries import AsEntries
-from vademecum.editing.facts import Fact, says
+from vademecum.editing.facts import Fact
 from vademecum.editing.rows import AsRows
-from vademecum.memory.entries import Spelling
+from vademecum.editing.written import Written, said_of, saying
 
 #: Of the file's layout, and those that are read: in layout 3 no drawn prompts were asked.
 VERSION, READ = 5, (3, 4, 5)
@@ -37,65 +37,6 @@ UNREADABLE = (
 CONTENTS: Mapping[str, type[Content]] = MappingProxyType({one.name: one for one in (AsEntries, AsRows)})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """One fact as it was written.
-
-    Attributes:
-        fact: what.
-        spellings: token ids of its headword.
-        before: how the model went on before.
-        after: how it goes on with the entry.
-        unsaid: given paraphrases, and the prompt in given spellings, that it does not answer with the target.
-        disturbed: prompts that were to be kept and go on otherwise.
-        asked: prompts that were drawn and asked too (:mod:`vademecum.editing.others`); none where it was not done.
-        moved: those of them that begin otherwise.
-        seconds: that it took.
-    """
-
-    fact: Fact
-    spellings: tuple[Spelling, ...]
-    before: str
-    after: str
-    unsaid: tuple[str, ...] = ()
-    disturbed: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
-    moved: tuple[str, ...] = ()
-    seconds: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the model, left to itself, says the target, in every way that was given to ask for it."""
-        return not self.failed
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """What was given to be answered with the target, and is not."""
-        return (*(() if says(self.after, self.fact.target) else (self.fact.prompt,)), *self.unsaid)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "fact": self.fact.to_dict(),
-            "spellings": [list(one) for one in self.spellings],
-            "before": self.before,
-            "after": self.after,
-            "unsaid": list(self.unsaid),
-            "disturbed": list(self.disturbed),
-            "asked": list(self.asked),
-            "moved": list(self.moved),
-            "seconds": self.seconds,
-        }
-
-    @classmethod
-    def of(cls, data: dict[str, Any]) -> Written:
-        """From plain data."""
-        spellings = tuple(tuple(one) for one in data["spellings"])
-        lists = ("unsaid", "disturbed", "asked", "moved")
-        texts: dict[str, Any] = {name: tuple(data[name]) for name in lists if name in data}
-        return cls(**{**data, **texts, "fact": Fact.of(data["fact"]), "spellings": spellings})
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overlay:
     """Facts for one host, apart from any model. What was taken out stays in it, silent, so that it can come back.
@@ -105,7 +46,8 @@ class Overlay:
         written: the facts.
         content: what is said for each, in their order.
         active: numbers of those that speak, ascending.
-        journal: what was done and when, what came and went, and the digest before and after; oldest first.
+        journal: what was done and when, what came and went, and the digest before and after; oldest first. A line also
+            keeps, where it changed them, what was said before and beside which ``memories`` of the model.
     """
 
     made_for: dict[str, Any]
@@ -168,6 +110,9 @@ class Overlay:
         if alike:
             named = " and ".join(f"{fact.prompt!r} (of {fact.subject!r})" for fact in alike[:5])
             return f"{named} {'asks' if len(alike) == 1 else 'ask'} the same: give that prompt and subject"
+        spelled = [fact for fact in self.facts if plain(subject) in map(plain, fact.spellings)]
+        if spelled:
+            return f"that is a spelling of {spelled[0].subject!r}: give that subject"
         own = [fact for fact in self.facts if plain(fact.subject) == plain(subject)]
         shown = [repr(fact.prompt) for fact in own or self.facts]
         there = ", ".join(shown[:5])
@@ -189,6 +134,9 @@ class Overlay:
             )
         staying = [self.written[number].fact for number in self.active if number not in replacing]
         require_agreement(other.facts, staying)
+        then = self.made_for.get("memories")
+        if then != other.made_for.get("memories"):
+            more["memories"] = then  # those that stay are to be asked again, and an undo is to find these
         count = len(self.written)
         whole = dataclasses.replace(
             self,
@@ -217,12 +165,12 @@ class Overlay:
     def said_now(self, written: Sequence[Written]) -> Overlay:
         """With ``written`` in the place of what was written; the journal's last line keeps what was said before it."""
         numbers = range(len(self.written))
-        changed = [number for number in numbers if _said(self.written[number]) != _said(written[number])]
+        changed = [number for number in numbers if said_of(self.written[number]) != said_of(written[number])]
         new = dataclasses.replace(self, written=tuple(written))
         if not self.journal:
             return new
         came = set(self.journal[-1]["came"])
-        were = {str(number): _said(self.written[number]) for number in changed if number not in came}
+        were = {str(number): said_of(self.written[number]) for number in changed if number not in came}
         line = self.journal[-1] | ({"said": were} if were else {})
         return dataclasses.replace(new, journal=(*self.journal[:-1], line))
 
@@ -273,8 +221,11 @@ class Overlay:
             raise files.Damaged("what spoke before this change is not what the journal says; restore a good copy.")
         written = list(back.written)
         for number, said in line.get("said", {}).items():
-            written[int(number)] = _saying(written[int(number)], *said)
-        return dataclasses.replace(back, written=tuple(written))
+            written[int(number)] = saying(written[int(number)], *said)
+        made_for = dict(back.made_for)
+        if "memories" in line:
+            made_for["memories"] = line["memories"]
+        return dataclasses.replace(back, written=tuple(written), made_for=made_for)
 
     def pruned(self) -> Overlay:
         """Only what speaks, with no way back; the journal begins anew."""
@@ -287,19 +238,15 @@ class Overlay:
         )
 
 
-def _said(one: Written) -> list[Any]:
-    return [one.after, *map(list, (one.disturbed, one.asked, one.moved, one.unsaid))]
-
-
-def _saying(one: Written, after: str, *lists: Sequence[str]) -> Written:
-    """``one`` as :func:`_said` kept it; versions before kept fewer lists."""
-    names = ("disturbed", "asked", "moved", "unsaid")
-    kept: dict[str, Any] = dict.fromkeys(names, ()) | dict(zip(names, map(tuple, lists), strict=False))
-    return dataclasses.replace(one, after=after, **kept)
-
-
 def write(overlay: Overlay, path: Path) -> None:
-    """Write ``overlay`` as one safetensors file, whole or not at all."""
+    """Write ``overlay`` as one safetensors file, whole or not at all.
+
+    Raises:
+        OSError: there is a folder at ``path``, or none that can be written into.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a file in it, such as {path / 'facts.safetensors'}.")
+    files.require_writable(path.absolute().parent)
     about = {
         "version": VERSION,
         "made_for": overlay.made_for,
@@ -342,6 +289,7 @@ def read(path: Path) -> Overlay:
             active=tuple(about["active"]),
             journal=tuple(about["journal"]),
         )
+        _require_sound(overlay)
         said = about.pop("whole")
         whole = overlay.content.facts == len(overlay.written) and _whole(about, overlay) == said
     except files.Damaged:
@@ -353,6 +301,20 @@ def read(path: Path) -> Overlay:
     if not whole:
         raise files.Damaged(f"{path} does not hold what its own digest says; restore it from a good copy.")
     return overlay
+
+
+def _require_sound(overlay: Overlay) -> None:
+    """Raise ValueError where a file says what none that was written here does."""
+    numbers = set(range(len(overlay.written)))
+    lists = [list(overlay.active), *(line[which] for line in overlay.journal for which in ("came", "went"))]
+    keys = [({"shape", "weights", "tokenizer"}, overlay.made_for)]
+    keys += [({"when", "what", "before", "after"}, line) for line in overlay.journal]
+    for needed, there in keys:
+        if missing := needed - there.keys():
+            raise ValueError(f"{', '.join(sorted(missing))} missing")
+    for some in lists:
+        if not all(type(one) is int and one in numbers for one in some) or sorted(set(some)) != sorted(some):
+            raise ValueError(f"{some} are to be numbers of its {len(numbers)} facts, each once")
 
 
 def _whole(about: dict[str, Any], overlay: Overlay) -> str:

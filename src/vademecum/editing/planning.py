@@ -23,12 +23,13 @@ from vademecum.editing.entries import AsEntries
 from vademecum.editing.facts import Fact, says
 from vademecum.editing.into_entries import into_entries
 from vademecum.editing.into_rows import into_rows
-from vademecum.editing.learning import longest
+from vademecum.editing.learning import answers_to, longest
 from vademecum.editing.locating import clean, spellings, tokens_of
 from vademecum.editing.measuring import measured
-from vademecum.editing.overlay import Overlay, Written
+from vademecum.editing.overlay import Overlay
 from vademecum.editing.reading import LOOKED_AT, as_it_was, greedy, padded, require_places
 from vademecum.editing.rows import AsRows
+from vademecum.editing.written import Written
 from vademecum.memory.layers import Layers
 from vademecum.memory.sites import SiteWrapper
 
@@ -74,11 +75,7 @@ def plan(
         ValueError: a subject is missing from its prompt or no token ends with it, the model says the target already,
             is compiled or says no numbers, or facts contradict each other. The model is then as it was.
     """
-    facts = list(facts)
-    if not facts:
-        raise ValueError(
-            "plan was given no facts; give a list of vademecum.editing.Fact(subject=..., prompt=..., target=...)."
-        )
+    facts = _listed(facts)
     require_agreement(facts)
     require_keeping(facts)
     hosts.require_uncompiled(model)
@@ -97,7 +94,7 @@ def plan(
     with _modes_of_memories(model), as_it_was(model):
         _require_numbers(model, tokenizer, facts)
         before = greedy(model, tokenizer, [fact.prompt for fact in facts], longest(tokenizer, facts))
-        _require_news(facts, before)
+        _require_news(model, tokenizer, facts, before)
         looked = (time.perf_counter() - begun) / len(facts)
         written = [
             Written(fact=fact, spellings=head, before=said, after="", seconds=looked)
@@ -200,11 +197,15 @@ def headword(tokenizer: Any, fact: Fact) -> tuple[tuple[int, ...], ...]:
     return spellings(tokenizer, (fact.subject, *fact.spellings), texts)
 
 
-def _require_news(facts: Sequence[Fact], before: Sequence[str]) -> None:
+def _require_news(model: Any, tokenizer: Any, facts: Sequence[Fact], before: Sequence[str]) -> None:
+    """Raise ValueError where the model says a target already, in every way that was given to ask for it."""
+    own = [fact for fact, said in zip(facts, before, strict=True) if says(said, fact.target)]
+    answers = answers_to(model, tokenizer, [fact for fact in own if len(fact.given) > 1])
+    others = iter(answers)
     known = [
         f"{fact.target!r} to {fact.prompt!r}"
-        for fact, said in zip(facts, before, strict=True)
-        if says(said, fact.target)
+        for fact in own
+        if len(fact.given) == 1 or all(says(said, fact.target) for said in next(others).values())
     ]
     if known:
         more = f", and {len(known) - SHOWN} of the other {len(facts) - SHOWN} facts" if len(known) > SHOWN else ""
@@ -212,3 +213,15 @@ def _require_news(facts: Sequence[Fact], before: Sequence[str]) -> None:
             f"the model says {'; '.join(known[:SHOWN])}{more} already; leave that out, give another target, or take "
             f"out the entry that says otherwise ('vademecum edit remove')."
         )
+
+
+def _listed(facts: Any) -> list[Fact]:
+    """The facts; ValueError where there are none or something else is among them."""
+    found: list[Any] = [facts] if isinstance(facts, (Fact, str, bytes, Mapping)) else list(facts)
+    other = facts if isinstance(facts, Fact) else next((one for one in found if not isinstance(one, Fact)), None)
+    if not found or other is not None:
+        raise ValueError(
+            f"plan was given {'no facts' if other is None else repr(other)[:80]}; give a list of "
+            f"vademecum.editing.Fact(subject=..., prompt=..., target=...)."
+        )
+    return found

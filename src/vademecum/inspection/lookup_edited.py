@@ -19,8 +19,9 @@ def line(found: Looked, words: Words) -> str:
         return ""
     here = [words.show(number) for number in dict.fromkeys(ids) if number in rows]
     named = f" ({', '.join(here[:NAMED])}{', ...' if len(here) > NAMED else ''})" if here else ""
+    tokens = f"{len(rows)} token{'' if len(rows) == 1 else 's'}"
     return (
-        f"Edits rewrote the rows of {len(rows)} tokens; {sum(one in rows for one in ids)} of the {len(ids)} tokens of "
+        f"Edits rewrote the rows of {tokens}; {sum(one in rows for one in ids)} of the {len(ids)} tokens of "
         f"this text read one of them{named}."
     )
 
