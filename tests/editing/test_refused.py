@@ -94,6 +94,15 @@ def test_a_text_that_is_longer_than_the_hosts_places_is_refused(model: Any, word
     assert greedy(model, words, [" ".join([long] * 2)], 1)
 
 
+def test_a_subject_longer_than_any_name_is_refused_at_once(model: Any, words: Any) -> None:
+    long = " ".join(["Hav"] * 65)
+    fact = editing.Fact(subject=long, prompt=f"The coin of {long} is", target="mark")
+    spelled = editing.Fact(subject="Hav", spellings=(long,), prompt="The coin of Hav is", target="mark")
+    for one in (fact, spelled):
+        with pytest.raises(ValueError, match=r"is 6\d tokens long, and an entry stands under 64 at most"):
+            editing.plan(model, [one], words)
+
+
 def test_one_error_names_five_facts_and_counts_the_others() -> None:
     facts = [editing.Fact(subject=name, prompt=f"The coin of {name} is", target="mark") for name in "ABCDEFG"]
     with pytest.raises(ValueError, match=r"says 'mark' .*of E is', and 1 of the other 2 facts already; leave") as told:

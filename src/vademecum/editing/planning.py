@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 #: Facts that one error names at most.
 SHOWN = 5
+#: Tokens of the longest headword: it is learned and asked for in dozens of texts.
+LONGEST = 64
 #: What facts can be planned into, and how.
 PLANNERS: Mapping[str, Any] = MappingProxyType({AsEntries.name: into_entries, AsRows.name: into_rows})
 
@@ -72,8 +74,8 @@ def plan(
         its ``damage``.
 
     Raises:
-        ValueError: a subject is missing from its prompt or no token ends with it, the model says the target already,
-            is compiled or says no numbers, or facts contradict each other. The model is then as it was.
+        ValueError: a subject is missing from its prompt, too long, or ends with no token, the model says the target
+            already, is compiled or says no numbers, or facts contradict each other. The model is then as it was.
     """
     facts = _listed(facts)
     require_agreement(facts)
@@ -87,9 +89,10 @@ def plan(
     _require_texts(texts)
     if isinstance(root, Memories) and root.muted:
         raise ValueError("the model's memories are silent (knocked_out); leave that block before facts are planned.")
-    heads = [headword(tokenizer, fact) for fact in facts]
     for fact in facts:
+        _require_name(tokenizer, fact)
         _require_sayable(tokenizer, fact)
+    heads = [headword(tokenizer, fact) for fact in facts]
     begun = time.perf_counter()
     with _modes_of_memories(model), as_it_was(model):
         _require_numbers(model, tokenizer, facts)
@@ -117,6 +120,16 @@ def plan(
         count = sum(not one.holds for one in edit.overlay.speaking)
         _log.warning("%d of %d facts do not hold: %s", count, len(facts), "; ".join(edit.failed[:3]))
     return edit
+
+
+def _require_name(tokenizer: Any, fact: Fact) -> None:
+    """Raise ValueError where the subject is longer than any name."""
+    for name in (fact.subject, *fact.spellings):
+        if (size := len(tokens_of(tokenizer, name))) > LONGEST:
+            raise ValueError(
+                f"the subject {name[:40]!r}... is {size} tokens long, and an entry stands under {LONGEST} at most; "
+                f"give the name in it that tells what is asked about."
+            )
 
 
 def _require_sayable(tokenizer: Any, fact: Fact) -> None:
