@@ -20,7 +20,6 @@ def fact(target: str = "Hol", prompt: str = "The capital of Dorne is", subject: 
     ("other", "message"),
     [
         (fact("Arv"), "answered 'Hol' and 'Arv'"),
-        (fact("Hol"), "is written (twice|already)"),
         (fact("Arv", "Dorne's capital is"), "asks the same as"),
         (fact("Arv", "the capital of dorne is", "dorne"), "answered 'Hol' and 'Arv'"),
         (fact("Arv", "The  capital\u0000 of\tDorne is"), "answered 'Hol' and 'Arv'"),
@@ -42,8 +41,10 @@ def test_accents_that_are_coded_otherwise_ask_the_same() -> None:
         require_agreement(facts)
 
 
-def test_a_target_whose_accents_are_coded_otherwise_is_the_same() -> None:
-    one, other = fact("Ly\u00f6n"), fact("Lyo\u0308n")
+@pytest.mark.parametrize(
+    ("one", "other"), [(fact(), fact()), (fact("Ly\u00f6n"), fact("Lyo\u0308n"))], ids=["letters", "accents"]
+)
+def test_what_is_written_twice_however_its_accents_are_coded(one: Fact, other: Fact) -> None:
     with pytest.raises(ValueError, match="is written twice"):
         require_agreement([one, other])
     with pytest.raises(ValueError, match="is written already; leave it out"):
