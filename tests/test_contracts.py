@@ -204,7 +204,7 @@ def test_checkpointed_gradients_equal_plain_ones_with_two_forwards_before_one_ba
     plain, recomputed = gradients(False), gradients(True)
     assert plain.keys() == recomputed.keys()
     for key, gradient in plain.items():
-        # Summed in another order, what is steep differs by up to 2.3e-5 of a tensor's largest (60 draws of the lattice).
+        # Summed in another order, a steep lattice differs by up to 2.3e-5 of a tensor's largest (60 draws).
         atol = max(1e-6, 5e-5 * float(gradient.abs().max()))
         torch.testing.assert_close(recomputed[key], gradient, rtol=1e-5, atol=atol, msg=key)
 
